@@ -1,0 +1,1 @@
+"""What every quantmesh process needs: settings, logs, telemetry, the gRPC server, Redis, the supervisor, the command."""
