@@ -1,0 +1,66 @@
+# quantmesh: the commands of this project. `make help` lists them.
+.DEFAULT_GOAL := help
+SHELL := /bin/bash
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+WORKERS ?= 2
+ARGS ?=
+
+.PHONY: help setup demo up test check proto proto-check breaking fmt bench lock clean
+
+help: ## Say what each command does
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
+
+$(STAMP): requirements.lock pyproject.toml
+	@$(PYTHON) -c 'import sys; v = sys.version_info; sys.exit(0 if v >= (3, 11) else "quantmesh needs Python 3.11 or newer, this is %d.%d: set PYTHON=python3.11" % v[:2])'
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV) || { rm -rf $(VENV); echo "no venv module: on Debian and Ubuntu, apt-get install python3-venv"; exit 1; }
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --require-hashes -r requirements.lock
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .
+	@touch $@
+
+setup: $(STAMP) ## Make .venv with the locked dependencies
+
+demo: setup ## Replay real prices through the whole mesh, print the table, keep serving (ARGS=--once to end)
+	$(BIN)/quantmesh demo $(ARGS)
+
+up: setup ## Run the mesh: three gRPC services, the gateway and an embedded Redis
+	$(BIN)/quantmesh up $(ARGS)
+
+test: setup ## Run all tests (ARGS=... goes to pytest)
+	$(BIN)/python -m pytest -n $(WORKERS) --dist worksteal $(ARGS)
+
+check: setup proto-check breaking ## Lint, formats, types, dependency rule, contracts
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+proto: setup ## Regenerate gen/ from protos/
+	$(BIN)/python tools/generate.py gen
+
+proto-check: setup
+	$(BIN)/buf lint
+	$(BIN)/buf format --diff --exit-code
+	$(BIN)/python tools/generate.py --check gen
+
+# Compared with the last commit on main; on main itself, with the commit before.
+breaking: setup
+	BUF=$(BIN)/buf $(BIN)/python tools/breaking.py
+
+fmt: setup ## Format the code and the contracts
+	$(BIN)/ruff check --fix-only --quiet .
+	$(BIN)/ruff format .
+	$(BIN)/buf format --write
+
+bench: setup ## Measure against floors, in one run, as ratios
+	$(BIN)/python -m bench.streams
+	$(BIN)/python -m bench.inference
+
+lock: setup ## Resolve the dependencies again (hash-pinned, no index addresses)
+	$(BIN)/uv pip compile pyproject.toml --extra dev --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header --quiet --upgrade --output-file requirements.lock
+
+clean: ## Remove the environment, caches and builds
+	rm -rf $(VENV) dist .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
