@@ -1,1 +1,1 @@
-"""What every quantmesh process needs: settings, logs, telemetry, the gRPC server, Redis, the supervisor, the command."""
+"""What every process needs: settings, logs, telemetry, the gRPC server, Redis, the supervisor, the command."""

@@ -64,3 +64,14 @@ class ResourceExhaustedError(QuantmeshError):
 
 class UnavailableError(QuantmeshError):
     """Something this service stands on is away for now (UNAVAILABLE): retry."""
+
+
+class PortInUseError(QuantmeshError):
+    """A listener's port is taken; the message names the setting to change. Ends the process: nothing can be served."""
+
+    def __init__(self, host: str, port: int, setting: str) -> None:
+        super().__init__(
+            f"port {port} on {host} is taken by another process: end it, or set {setting} to a free port",
+            reason="PORT_IN_USE",
+            metadata={"port": str(port), "setting": setting},
+        )

@@ -23,10 +23,16 @@ class MeshSettings(BaseSettings):
     redis_url: str | None = Field(
         default=None, description="Redis to use. Unset: `quantmesh up` starts an embedded server and passes its URL on."
     )
-    redis_wait_s: float = Field(default=30.0, gt=0, description="How long to wait at start for Redis to answer, seconds.")
-    partitions: int = Field(default=4, ge=1, le=1024, description="Partitions of every stream; one number for the mesh.")
+    redis_wait_s: float = Field(
+        default=30.0, gt=0, description="How long to wait at start for Redis to answer, seconds."
+    )
+    partitions: int = Field(
+        default=4, ge=1, le=1024, description="Partitions of every stream; one number for the mesh."
+    )
     host: str = Field(default="127.0.0.1", description="Address that servers listen on.")
-    feature_port: int = Field(default=50051, ge=0, le=65535, description="gRPC port of feature_svc; 0 picks a free one.")
+    feature_port: int = Field(
+        default=50051, ge=0, le=65535, description="gRPC port of feature_svc; 0 picks a free one."
+    )
     inference_port: int = Field(default=50052, ge=0, le=65535, description="gRPC port of inference_svc.")
     mlops_port: int = Field(default=50053, ge=0, le=65535, description="gRPC port of mlops_svc.")
     gateway_port: int = Field(default=8000, ge=0, le=65535, description="HTTP port of the gateway.")
@@ -42,7 +48,11 @@ class MeshSettings(BaseSettings):
     )
     max_message_bytes: int = Field(default=4 * 1024 * 1024, gt=0, description="Largest gRPC message, bytes.")
     max_concurrent_rpcs: int = Field(default=1000, gt=0, description="RPCs served at once before RESOURCE_EXHAUSTED.")
-    default_deadline_s: float = Field(default=30.0, gt=0, description="Deadline of a unary RPC that came without, seconds.")
-    drain_grace_s: float = Field(default=10.0, ge=0, description="How long RPCs in flight may finish at SIGTERM, seconds.")
+    default_deadline_s: float = Field(
+        default=30.0, gt=0, description="Deadline of a unary RPC that came without, seconds."
+    )
+    drain_grace_s: float = Field(
+        default=10.0, ge=0, description="How long RPCs in flight may finish at SIGTERM, seconds."
+    )
     log_level: str = Field(default="INFO", description="DEBUG, INFO, WARNING or ERROR.")
     log_format: str = Field(default="auto", pattern="^(auto|console|json)$", description="auto: console on a terminal.")

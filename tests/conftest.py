@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import redis
+
 from runtime.embedded_redis import EmbeddedRedis
 
 

@@ -1,0 +1,144 @@
+"""What every RPC of every service gets: a span, a deadline, metrics, and errors as google.rpc.Status.
+
+A domain error becomes its status with details. Anything else is a bug: it is logged with its stack, and the caller
+is told INTERNAL with a reason and nothing of the inside. Cancellation passes through.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import grpc
+import grpc.aio
+import structlog
+from opentelemetry.trace import SpanKind
+from prometheus_client import Counter, Histogram
+
+from runtime import telemetry
+from runtime.errors import QuantmeshError
+from runtime.grpc_errors import DETAILS_TRAILER, status_code, to_status
+
+log = structlog.get_logger()
+
+RPCS = Counter("quantmesh_grpc_requests_total", "RPCs ended, by method and status.", ["method", "code"])
+RPC_SECONDS = Histogram(
+    "quantmesh_grpc_request_seconds",
+    "Time of an RPC in the handler, seconds.",
+    ["method"],
+    buckets=(0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 10),
+)
+
+
+class _InternalError(QuantmeshError):
+    """What a caller may know of a bug."""
+
+    def __init__(self) -> None:
+        super().__init__("internal error; the service's log says more", reason="INTERNAL")
+
+
+class _DeadlineError(QuantmeshError):
+    def __init__(self, deadline_s: float) -> None:
+        super().__init__(f"not finished within the server's {deadline_s:g} s", reason="DEADLINE_EXCEEDED")
+
+
+class MeshInterceptor(grpc.aio.ServerInterceptor):
+    """Wraps every handler; see the module."""
+
+    def __init__(self, default_deadline_s: float) -> None:
+        self._default_deadline_s = default_deadline_s
+
+    async def intercept_service(
+        self,
+        continuation: Callable[[grpc.HandlerCallDetails], Awaitable[Any]],
+        handler_call_details: grpc.HandlerCallDetails,
+    ) -> Any:
+        handler = await continuation(handler_call_details)
+        if handler is None:  # unknown method: gRPC answers UNIMPLEMENTED
+            return handler
+        method = handler_call_details.method
+        if handler.response_streaming:
+            # Health.Watch and reflection are gRPC's own and need none of this.
+            if not method.startswith("/quantmesh."):
+                return handler
+            make = grpc.stream_stream_rpc_method_handler if handler.request_streaming else None
+            make = make or grpc.unary_stream_rpc_method_handler
+            inner = handler.stream_stream if handler.request_streaming else handler.unary_stream
+            wrapped: Any = self._stream(method, inner)
+        else:
+            make = grpc.stream_unary_rpc_method_handler if handler.request_streaming else None
+            make = make or grpc.unary_unary_rpc_method_handler
+            inner = handler.stream_unary if handler.request_streaming else handler.unary_unary
+            wrapped = self._unary(method, inner)
+        return make(wrapped, handler.request_deserializer, handler.response_serializer)
+
+    def _unary(self, method: str, inner: Callable[..., Awaitable[Any]]) -> Callable[..., Awaitable[Any]]:
+        async def call(request: Any, context: grpc.aio.ServicerContext[Any, Any]) -> Any:
+            with _observed(method, context):
+                try:
+                    if context.time_remaining() is not None:  # gRPC itself cancels at the caller's deadline
+                        return await inner(request, context)
+                    async with asyncio.timeout(self._default_deadline_s) as limit:
+                        return await inner(request, context)
+                except TimeoutError as error:
+                    if context.time_remaining() is None and limit.expired():
+                        await _abort(
+                            context, _DeadlineError(self._default_deadline_s), grpc.StatusCode.DEADLINE_EXCEEDED
+                        )
+                    await _fail(method, context, error)
+                except Exception as error:
+                    await _fail(method, context, error)
+
+        return call
+
+    def _stream(self, method: str, inner: Callable[..., AsyncIterator[Any]]) -> Callable[..., AsyncIterator[Any]]:
+        async def call(request: Any, context: grpc.aio.ServicerContext[Any, Any]) -> AsyncIterator[Any]:
+            with _observed(method, context):
+                try:
+                    async for response in inner(request, context):
+                        yield response
+                except Exception as error:
+                    await _fail(method, context, error)
+
+        return call
+
+
+@contextmanager
+def _observed(method: str, context: grpc.aio.ServicerContext[Any, Any]) -> Iterator[None]:
+    traceparent = ""
+    for key, value in context.invocation_metadata() or ():
+        if key == "traceparent":
+            traceparent = value if isinstance(value, str) else value.decode("ascii", "replace")
+    started = time.perf_counter()
+    code = "CANCELLED"
+    try:
+        with telemetry.span(method.lstrip("/"), traceparent, SpanKind.SERVER, **{"rpc.system": "grpc"}):
+            yield
+        code = "OK"
+    except Exception:
+        number = context.code()  # as set by abort: the enum, or its number
+        known = {status.value[0]: status for status in grpc.StatusCode}
+        code = (number if isinstance(number, grpc.StatusCode) else known[int(number)]).name
+        raise
+    finally:
+        RPCS.labels(method, code).inc()
+        RPC_SECONDS.labels(method).observe(time.perf_counter() - started)
+
+
+async def _fail(method: str, context: grpc.aio.ServicerContext[Any, Any], error: Exception) -> None:
+    """Turn an exception into the RPC's status. Always raises."""
+    if isinstance(error, grpc.aio.AbortError):
+        raise error
+    if isinstance(error, QuantmeshError):
+        await _abort(context, error, status_code(error))
+    log.error("RPC failed", method=method, exc_info=error)
+    await _abort(context, _InternalError(), grpc.StatusCode.INTERNAL)
+
+
+async def _abort(context: grpc.aio.ServicerContext[Any, Any], error: QuantmeshError, code: grpc.StatusCode) -> None:
+    status = to_status(error)
+    status.code = code.value[0]
+    await context.abort(code, error.message, trailing_metadata=((DETAILS_TRAILER, status.SerializeToString()),))

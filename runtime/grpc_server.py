@@ -1,0 +1,103 @@
+"""The one gRPC server bootstrap of the mesh: grpc.aio, health, reflection, limits, keepalive and a graceful drain."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import grpc.aio
+from grpc_health.v1 import health, health_pb2, health_pb2_grpc
+from grpc_reflection.v1alpha import reflection
+
+from runtime.errors import PortInUseError
+from runtime.grpc_interceptor import MeshInterceptor
+from runtime.ports import dialled, require_free
+from runtime.settings import MeshSettings
+
+_SERVING = health_pb2.HealthCheckResponse.SERVING
+_NOT_SERVING = health_pb2.HealthCheckResponse.NOT_SERVING
+
+
+@dataclass(frozen=True, slots=True)
+class ServerConfig:
+    """Where a server listens and what it bears. `setting` is the name of the setting that holds the port."""
+
+    host: str
+    port: int
+    setting: str
+    max_message_bytes: int = 4 * 1024 * 1024
+    max_concurrent_rpcs: int = 1000
+    default_deadline_s: float = 30.0
+    drain_grace_s: float = 10.0
+
+    @classmethod
+    def of(cls, settings: MeshSettings, port: int, setting: str) -> ServerConfig:
+        """Take all but the port from the settings."""
+        return cls(
+            host=settings.host,
+            port=port,
+            setting=setting,
+            max_message_bytes=settings.max_message_bytes,
+            max_concurrent_rpcs=settings.max_concurrent_rpcs,
+            default_deadline_s=settings.default_deadline_s,
+            drain_grace_s=settings.drain_grace_s,
+        )
+
+
+class MeshServer:
+    """A grpc.aio server. Add servicers to `server`, then `start`; `drain` ends it."""
+
+    def __init__(self, config: ServerConfig) -> None:
+        self._config = config
+        self._health = health.aio.HealthServicer()
+        self._services: tuple[str, ...] = ()
+        self.port = 0
+        self.server = grpc.aio.server(
+            interceptors=[MeshInterceptor(config.default_deadline_s)],
+            maximum_concurrent_rpcs=config.max_concurrent_rpcs,
+            options=[
+                # Without this, two servers share a port in silence and split its calls.
+                ("grpc.so_reuseport", 0),
+                ("grpc.max_receive_message_length", config.max_message_bytes),
+                ("grpc.max_send_message_length", config.max_message_bytes),
+                ("grpc.keepalive_time_ms", 60_000),
+                ("grpc.keepalive_timeout_ms", 20_000),
+                ("grpc.http2.min_ping_interval_without_data_ms", 10_000),
+                ("grpc.keepalive_permit_without_calls", 1),
+            ],
+        )
+
+    @property
+    def address(self) -> str:
+        """`host:port` that clients on this machine dial."""
+        return f"{dialled(self._config.host)}:{self.port}"
+
+    async def start(self, service_names: Sequence[str]) -> int:
+        """Listen and serve; every service is SERVING. Returns the port. Raises PortInUseError."""
+        self._services = tuple(service_names)
+        health_pb2_grpc.add_HealthServicer_to_server(self._health, self.server)
+        names = (*self._services, health.SERVICE_NAME, reflection.SERVICE_NAME)
+        reflection.enable_server_reflection(names, self.server)
+        # gRPC prints a stack of its own when it can't bind; ask first, so that the log has one clear line.
+        require_free(self._config.host, self._config.port, self._config.setting)
+        try:
+            self.port = self.server.add_insecure_port(f"{self._config.host}:{self._config.port}")
+        except RuntimeError as error:
+            raise PortInUseError(self._config.host, self._config.port, self._config.setting) from error
+        await self.server.start()
+        for name in ("", *self._services):
+            await self._health.set(name, _SERVING)
+        return self.port
+
+    async def set_serving(self, service_name: str, serving: bool) -> None:
+        """Say whether one service can do its work."""
+        await self._health.set(service_name, _SERVING if serving else _NOT_SERVING)
+
+    async def not_serving(self) -> None:
+        """Tell every health watcher that this server is going away."""
+        await self._health.enter_graceful_shutdown()
+
+    async def drain(self) -> None:
+        """NOT_SERVING, then refuse new RPCs and let those in flight finish, up to the grace."""
+        await self.not_serving()
+        await self.server.stop(self._config.drain_grace_s)

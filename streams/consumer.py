@@ -1,0 +1,120 @@
+"""The consumer: for work whose effects lie outside of the partition it reads, at least once.
+
+One member of the group has the whole stream, so that it can look across keys; others stand by. The handler's effects
+come first, then the offset: after a crash between the two, the handler sees the records again, so its effects must be
+idempotent (`OutRecord.event_id`, or an inbox).
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import TypeAlias
+
+from redis.asyncio import Redis
+
+from runtime.redis_client import AWAY
+from streams.catalog import Catalog
+from streams.leases import LEASE_MS, Backoff, LeaseLostError, Leases, every, pause
+from streams.reading import last, read
+from streams.records import Outputs, Poison, Record
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """Records of one partition, in order."""
+
+    partition: int
+    records: Sequence[Record]
+
+
+Handler: TypeAlias = Callable[[Sequence[Batch]], Awaitable[Sequence[Poison]]]
+"""Takes what was read, does its effects, and returns the records it gives up on."""
+
+
+class Consumer:
+    """The exclusive reader of a stream while `run` runs; waits when another member has it."""
+
+    def __init__(
+        self,
+        redis: Redis,
+        catalog: Catalog,
+        stream: str,
+        handler: Handler,
+        *,
+        on_assigned: Callable[[Sequence[Record]], Awaitable[None]] | None = None,
+        history_per_partition: int = 0,
+        group: str | None = None,
+        member: str | None = None,
+        batch_size: int | None = None,
+        lease_ms: int = LEASE_MS,
+    ) -> None:
+        """`on_assigned(history)` runs before the first record after each change of ownership or doubt, with the last
+        committed records of each partition, oldest first: rebuild memory from them, without effects."""
+        definition = catalog.stream(stream)
+        self._leases = Leases(redis, catalog, definition, group or definition.group, member, lease_ms)
+        self._handler = handler
+        self._on_assigned = on_assigned
+        self._history = history_per_partition
+        self._batch_size = batch_size or definition.batch_size
+        self._ended = asyncio.Event()
+
+    async def run(self) -> None:
+        """Consume until `stop` is called."""
+        backoff = Backoff(self._leases.stream.name, self._leases.group)
+        renewing = asyncio.create_task(every(self._leases.heartbeat_s, self._ended, self._leases.renew_all))
+        while not self._ended.is_set():
+            try:
+                offsets = await self._acquire_all()
+                if self._on_assigned and not self._ended.is_set():
+                    await self._on_assigned(await self._read_history(offsets))
+                while not self._ended.is_set():
+                    await self._step(offsets)
+                    backoff.reset()
+            except LeaseLostError:
+                self._forget()
+            except Exception as error:  # whatever it was, the records are still there
+                self._forget()
+                await backoff.after(error, self._ended)
+        await renewing
+        with suppress(*AWAY):  # the leases end by themselves
+            for partition in range(self._leases.catalog.partitions):
+                await self._leases.release(partition)
+
+    def stop(self) -> None:
+        """Make `run` finish the step under way and return."""
+        self._ended.set()
+
+    async def _acquire_all(self) -> dict[int, str]:
+        """Take partition after partition, always in the same order, so that two members cannot wait for each other."""
+        offsets: dict[int, str] = {}
+        while len(offsets) < self._leases.catalog.partitions and not self._ended.is_set():
+            offset = await self._leases.acquire(len(offsets))
+            if offset is None:
+                await pause(self._ended, self._leases.heartbeat_s)
+            else:
+                offsets[len(offsets)] = offset
+        return offsets
+
+    async def _read_history(self, offsets: dict[int, str]) -> list[Record]:
+        history: list[Record] = []
+        if self._history:
+            for partition, offset in offsets.items():
+                if offset != "0-0":
+                    history += await last(self._leases.redis, self._leases.stream, partition, offset, self._history)
+        return history
+
+    async def _step(self, offsets: dict[int, str]) -> None:
+        found = await read(self._leases.redis, self._leases.stream, offsets, self._batch_size)
+        if not found:
+            return
+        dead = await self._handler([Batch(partition, records) for partition, records in found.items()])
+        for partition, records in found.items():
+            outputs = Outputs(dead=[poison for poison in dead if poison.record.partition == partition])
+            offsets[partition] = await self._leases.commit(partition, offsets[partition], records, outputs)
+
+    def _forget(self) -> None:
+        for partition in range(self._leases.catalog.partitions):
+            self._leases.forget(partition)

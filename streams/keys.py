@@ -1,0 +1,49 @@
+"""Every Redis key of the fabric. Keys of one partition share its hash tag, so that one script may touch them all."""
+
+from __future__ import annotations
+
+PAYLOAD = b"payload"
+"""Entry field with the protobuf message."""
+
+TRACEPARENT = b"traceparent"
+"""Entry field with the W3C traceparent; absent when there is none."""
+
+
+def entries(stream: str, partition: int) -> str:
+    """The Redis stream of a partition."""
+    return f"{stream}:{{{partition}}}"
+
+
+def dead_letters(stream: str, partition: int) -> str:
+    """The Redis stream of a partition's dead letters."""
+    return entries(f"deadletter.{stream}", partition)
+
+
+def producer(producer_id: str, partition: int) -> str:
+    """Hash: epoch of a producer, last sequence and last answer for each stream."""
+    return f"producer:{{{partition}}}:{producer_id}"
+
+
+def seen(stream: str, partition: int, bucket: int) -> str:
+    """Set of event ids accepted in one bucket of the deduplication window."""
+    return f"seen:{{{partition}}}:{stream}:{bucket}"
+
+
+def group(stream: str, group_name: str, partition: int) -> str:
+    """Hash: lease (owner, epoch, until_ms) and progress (offset, read) of a group."""
+    return f"group:{{{partition}}}:{stream}:{group_name}"
+
+
+def members(stream: str, group_name: str) -> str:
+    """Sorted set of the group's live members by heartbeat, milliseconds."""
+    return f"members:{stream}:{group_name}"
+
+
+def state(name: str, partition: int) -> str:
+    """Hash: state of a stateful transform, written by its commits."""
+    return f"state:{{{partition}}}:{name}"
+
+
+def fence(strategy: str, partition: int) -> str:
+    """Lowest deployment generation whose signals the partition still accepts."""
+    return f"fence:{{{partition}}}:{strategy}"

@@ -1,0 +1,18 @@
+-- Take the lease of a partition if it is free or over. A new owner gets a new fencing epoch.
+-- KEYS: group state, entries
+-- ARGV: owner, lease ms, group
+-- Returns {epoch, offset}; epoch 0 when another member holds it.
+local now = redis.call('TIME')
+local now_ms = tonumber(now[1]) * 1000 + math.floor(tonumber(now[2]) / 1000)
+local known = redis.call('HMGET', KEYS[1], 'owner', 'until_ms', 'offset')
+local owner = known[1] or ''
+if owner ~= '' and owner ~= ARGV[1] and tonumber(known[2]) > now_ms then
+  return {0, ''}
+end
+local groups = redis.pcall('XGROUP', 'CREATE', KEYS[2], ARGV[3], '0', 'MKSTREAM')
+if groups.err and not string.find(groups.err, 'BUSYGROUP') then
+  return redis.error_reply(groups.err)
+end
+local epoch = redis.call('HINCRBY', KEYS[1], 'epoch', 1)
+redis.call('HSET', KEYS[1], 'owner', ARGV[1], 'until_ms', string.format('%.0f', now_ms + tonumber(ARGV[2])))
+return {epoch, known[3] or '0-0'}

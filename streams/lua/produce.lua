@@ -1,0 +1,58 @@
+-- Append a batch of one producer to one partition of one stream, each record once.
+-- KEYS: entries, producer state, event ids of this bucket, event ids of the bucket before
+-- ARGV: stream, epoch, first sequence, max records (0: no limit), ms to keep event ids, ms to keep producer state,
+--       then for each record: payload, traceparent, event id
+-- Returns {'OK', accepted, duplicates, dropped} | {'FENCED', epoch} | {'GAP', last sequence}
+local stream, epoch, first = ARGV[1], tonumber(ARGV[2]), tonumber(ARGV[3])
+local max_records, keep_ids_ms, keep_state_ms = tonumber(ARGV[4]), tonumber(ARGV[5]), tonumber(ARGV[6])
+local count = (#ARGV - 6) / 3
+
+local known = redis.call('HMGET', KEYS[2], 'epoch', 'last:' .. stream, 'answer:' .. stream)
+local known_epoch = tonumber(known[1] or '0')
+if epoch < known_epoch then
+  return {'FENCED', known_epoch}
+end
+local last = 0
+if epoch > known_epoch then
+  redis.call('DEL', KEYS[2])
+else
+  last = tonumber(known[2] or '0')
+end
+if first + count - 1 <= last then
+  -- A retry of a batch whose answer was lost.
+  return cjson.decode(known[3])
+end
+if first ~= last + 1 then
+  return {'GAP', last}
+end
+
+local accepted, duplicates, with_ids = 0, 0, false
+for i = 7, #ARGV, 3 do
+  local event_id, fresh = ARGV[i + 2], true
+  if event_id ~= '' then
+    with_ids = true
+    fresh = redis.call('SISMEMBER', KEYS[4], event_id) == 0 and redis.call('SADD', KEYS[3], event_id) == 1
+  end
+  if fresh then
+    accepted = accepted + 1
+    if ARGV[i + 1] ~= '' then
+      redis.call('XADD', KEYS[1], '*', 'payload', ARGV[i], 'traceparent', ARGV[i + 1])
+    else
+      redis.call('XADD', KEYS[1], '*', 'payload', ARGV[i])
+    end
+  else
+    duplicates = duplicates + 1
+  end
+end
+if with_ids then
+  redis.call('PEXPIRE', KEYS[3], keep_ids_ms)
+end
+local dropped = 0
+if max_records > 0 then
+  dropped = redis.call('XTRIM', KEYS[1], 'MAXLEN', '~', max_records)
+end
+local answer = {'OK', accepted, duplicates, dropped}
+redis.call('HSET', KEYS[2], 'epoch', ARGV[2], 'last:' .. stream, first + count - 1,
+  'answer:' .. stream, cjson.encode(answer))
+redis.call('PEXPIRE', KEYS[2], keep_state_ms)
+return answer

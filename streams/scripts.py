@@ -1,0 +1,189 @@
+"""Every atomic step of the fabric as one typed function over one Lua script (lua/)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cache
+from hashlib import sha1
+from pathlib import Path
+from typing import Any, cast
+
+from redis.asyncio import Redis
+from redis.exceptions import NoScriptError
+
+from streams import keys
+from streams.catalog import Stream
+from streams.records import Outputs, OutRecord
+
+_LUA = Path(__file__).with_name("lua")
+NEVER_TRIM = -1
+
+
+@cache
+def _source(name: str) -> tuple[str, str]:
+    text = (_LUA / f"{name}.lua").read_text()
+    return text, sha1(text.encode(), usedforsecurity=False).hexdigest()
+
+
+async def _run(redis: Redis, name: str, key_names: Sequence[str], arguments: Sequence[str | bytes | int]) -> Any:
+    text, digest = _source(name)
+    try:
+        return await cast(Any, redis.evalsha(digest, len(key_names), *key_names, *arguments))
+    except NoScriptError:  # first use, or a server that restarted
+        return await cast(Any, redis.eval(text, len(key_names), *key_names, *arguments))
+
+
+@dataclass(frozen=True, slots=True)
+class Produced:
+    """Answer of `produce`: status OK (with counts), FENCED (known epoch in `at`) or GAP (known sequence in `at`)."""
+
+    status: str
+    accepted: int = 0
+    duplicates: int = 0
+    dropped: int = 0
+    at: int = 0
+
+
+async def produce(
+    redis: Redis,
+    stream: Stream,
+    partition: int,
+    *,
+    producer_id: str,
+    epoch: int,
+    first_sequence: int,
+    bucket: int,
+    keep_ids_ms: int,
+    keep_state_ms: int,
+    records: Sequence[OutRecord],
+) -> Produced:
+    """Append a batch to one partition, each record once."""
+    arguments: list[str | bytes | int] = [
+        stream.name,
+        epoch,
+        first_sequence,
+        stream.retention.max_records or 0,
+        keep_ids_ms,
+        keep_state_ms,
+    ]
+    for record in records:
+        arguments += (record.payload, record.traceparent, record.event_id)
+    key_names = (
+        keys.entries(stream.name, partition),
+        keys.producer(producer_id, partition),
+        keys.seen(stream.name, partition, bucket),
+        keys.seen(stream.name, partition, bucket - 1),
+    )
+    answer = await _run(redis, "produce", key_names, arguments)
+    status = answer[0].decode()
+    if status == "OK":
+        return Produced(status, int(answer[1]), int(answer[2]), int(answer[3]))
+    return Produced(status, at=int(answer[1]))
+
+
+@dataclass(frozen=True, slots=True)
+class Lease:
+    """A member's right to process a partition, until it is renewed or lost. `epoch` is the fencing token."""
+
+    owner: str
+    epoch: int
+
+
+@dataclass(frozen=True, slots=True)
+class Committed:
+    """Answer of `commit`: status OK, LEASE_LOST, OFFSET_MOVED (to `offset`) or FENCED (`strategy` at `generation`)."""
+
+    status: str
+    offset: str = ""
+    strategy: str = ""
+    generation: int = 0
+
+
+async def commit(
+    redis: Redis,
+    stream: Stream,
+    group: str,
+    partition: int,
+    lease: Lease,
+    *,
+    expected_offset: str,
+    new_offset: str,
+    read: int,
+    outputs: Outputs,
+    dead_letters: Sequence[tuple[bytes, str]] = (),
+    entries_read: bool,
+) -> Committed:
+    """Commit outputs, state, dead letters (payload, traceparent) and offset, all or nothing."""
+    key_names = [keys.entries(stream.name, partition), keys.group(stream.name, group, partition)]
+    numbers: dict[str, int] = {}
+
+    def number(key: str) -> int:
+        if key not in numbers:
+            key_names.append(key)
+            numbers[key] = len(key_names)
+        return numbers[key]
+
+    keep_ms = NEVER_TRIM
+    if stream.retention.keep_hours is not None and group == stream.group:
+        keep_ms = round(stream.retention.keep_hours * 3_600_000)
+    arguments: list[str | bytes | int] = [
+        group,
+        lease.owner,
+        lease.epoch,
+        expected_offset,
+        new_offset,
+        read,
+        keep_ms,
+        int(entries_read),
+        len(outputs.fences),
+    ]
+    strategies: dict[int, str] = {}
+    for strategy, generation in outputs.fences.items():
+        fence = number(keys.fence(strategy, partition))
+        strategies[fence] = strategy
+        arguments += (fence, generation)
+    arguments.append(len(outputs.records) + len(dead_letters))
+    for record in outputs.records:
+        arguments += (number(keys.entries(record.stream, partition)), record.payload, record.traceparent)
+    for payload, traceparent in dead_letters:
+        arguments += (number(keys.dead_letters(stream.name, partition)), payload, traceparent)
+    arguments.append(sum(map(len, outputs.state.values())))
+    for name, fields in outputs.state.items():
+        for field, value in fields.items():
+            arguments += (number(keys.state(name, partition)), field, value)
+    answer = await _run(redis, "commit", key_names, arguments)
+    status = answer[0].decode()
+    if status == "OFFSET_MOVED":
+        return Committed(status, offset=answer[1].decode())
+    if status == "FENCED":
+        return Committed(status, strategy=strategies[int(answer[1])], generation=int(answer[2]))
+    return Committed(status)
+
+
+async def acquire(
+    redis: Redis, stream: Stream, group: str, partition: int, owner: str, lease_ms: int
+) -> tuple[Lease, str] | None:
+    """Take a partition's lease; returns it with the group's offset, or None when another member holds it."""
+    key_names = (keys.group(stream.name, group, partition), keys.entries(stream.name, partition))
+    epoch, offset = await _run(redis, "acquire", key_names, (owner, lease_ms, group))
+    return (Lease(owner, int(epoch)), offset.decode()) if epoch else None
+
+
+async def renew(redis: Redis, stream: Stream, group: str, partition: int, lease: Lease, lease_ms: int) -> bool:
+    """Renew a lease, or give it back with 0 ms. False when it was lost."""
+    key_names = (keys.group(stream.name, group, partition),)
+    return bool(await _run(redis, "renew", key_names, (lease.owner, lease.epoch, lease_ms)))
+
+
+async def heartbeat(
+    redis: Redis, stream: Stream, group: str, member: str, silence_ms: int, *, leave: bool = False
+) -> list[str]:
+    """Say that a member is alive, or leaves; returns the live members, sorted."""
+    live = await _run(redis, "heartbeat", (keys.members(stream.name, group),), (member, silence_ms, int(leave)))
+    return sorted(name.decode() for name in live)
+
+
+async def raise_fence(redis: Redis, strategy: str, partition: int, generation: int) -> int:
+    """Raise a strategy's fence in one partition; returns what it is now."""
+    return int(await _run(redis, "raise_fence", (keys.fence(strategy, partition),), (generation,)))
