@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import zlib
 from functools import cache
 from pathlib import Path
@@ -14,6 +15,7 @@ from runtime.errors import NotFoundError
 
 _YAML = Path(__file__).with_name("streams.yaml")
 _TEMPLATE = "{strategy}"
+_STRATEGY = "[a-z0-9_-]{1,64}"
 
 
 class _Strict(BaseModel):
@@ -98,7 +100,7 @@ class Catalog(_Strict):
             return found
         for template, stream in self.streams.items():
             prefix = template.partition(_TEMPLATE)[0]
-            if template.endswith(_TEMPLATE) and name.startswith(prefix) and len(name) > len(prefix):
+            if template.endswith(_TEMPLATE) and re.fullmatch(re.escape(prefix) + _STRATEGY, name):
                 return stream.model_copy(update={"name": name})
         raise NotFoundError(f"no stream {name!r}; there are: {', '.join(self.streams)}", reason="UNKNOWN_STREAM")
 

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
 import pytest
-import redis
+from redis import Redis as SyncRedis
+from redis.asyncio import Redis
 
 from runtime.embedded_redis import EmbeddedRedis
 
@@ -20,9 +21,16 @@ def redis_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
 
 
 @pytest.fixture
+async def redis(redis_server: str) -> AsyncIterator[Redis]:
+    """A client of the worker's server, which is empty before the test."""
+    async with Redis.from_url(redis_server) as client:
+        await client.flushall()
+        yield client
+
+
+@pytest.fixture
 def redis_url(redis_server: str) -> str:
     """URL of the worker's server, emptied before the test."""
-    client = redis.Redis.from_url(redis_server)
-    client.flushall()
-    client.close()
+    with SyncRedis.from_url(redis_server) as client:
+        client.flushall()
     return redis_server

@@ -1,0 +1,233 @@
+"""The processor on a real server. Effects are counted in the output stream, never by counting commits."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import Counter
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+
+import pytest
+from redis.asyncio import Redis
+
+from quantmesh.streams.v1 import dead_letter_pb2
+from streams import Outputs, OutRecord, Poison, Processor, Producer, Record, keys, load_catalog, raise_fences, scripts
+from streams.processor import Transform
+from tests.waiting import until
+
+CATALOG = load_catalog(partitions=4)
+KEYS = [f"K{n}" for n in range(16)]
+
+
+@asynccontextmanager
+async def running(processor: Processor) -> AsyncIterator[Processor]:
+    task = asyncio.create_task(processor.run())
+    try:
+        yield processor
+    finally:
+        processor.stop()
+        await task
+
+
+async def publish(redis: Redis, count: int) -> None:
+    records = [
+        OutRecord("features.raw", KEYS[n % len(KEYS)], f"{KEYS[n % len(KEYS)]}|{n}".encode()) for n in range(count)
+    ]
+    await Producer(redis, CATALOG).send_many(records)
+
+
+async def copy(partition: int, records: Sequence[Record]) -> Outputs:
+    return Outputs([OutRecord("features.pit", r.payload.partition(b"|")[0].decode(), r.payload) for r in records])
+
+
+async def outputs(redis: Redis, stream: str = "features.pit") -> list[str]:
+    found: list[str] = []
+    for partition in range(CATALOG.partitions):
+        found += [f[keys.PAYLOAD].decode() for _, f in await redis.xrange(keys.entries(stream, partition))]
+    return found
+
+
+def assert_each_once_in_order(found: Sequence[str], count: int) -> None:
+    repeated = [text for text, times in Counter(found).items() if times > 1]
+    assert not repeated, f"duplicated: {repeated[:5]}"
+    assert len(found) == count, f"{count - len(found)} lost"
+    for key in KEYS:
+        numbers = [int(text.partition("|")[2]) for text in found if text.startswith(f"{key}|")]
+        assert numbers == sorted(numbers), f"{key} out of order"
+
+
+def started(redis: Redis, transform: Transform = copy, **options: object) -> Processor:
+    return Processor(redis, CATALOG, "features.raw", transform, batch_size=20, **options)  # type: ignore[arg-type]
+
+
+async def all_there(redis: Redis, count: int) -> bool:
+    return len(await outputs(redis)) >= count
+
+
+async def test_each_record_has_its_effect_once_and_the_group_shows_it(redis: Redis) -> None:
+    await publish(redis, 1000)
+    async with running(started(redis)):
+        await until(lambda: all_there(redis, 1000))
+    assert_each_once_in_order(await outputs(redis), 1000)
+    for partition in range(CATALOG.partitions):
+        (group,) = await redis.xinfo_groups(keys.entries("features.raw", partition))
+        assert (group["name"], group["lag"]) == (b"feature_processor", 0)
+
+
+async def test_members_share_join_and_leave_without_a_lost_or_repeated_record(redis: Redis) -> None:
+    publishing = asyncio.create_task(publish(redis, 3000))
+    async with running(started(redis, member="a", lease_ms=400)):
+        async with running(started(redis, member="b", lease_ms=400)), running(started(redis, member="c", lease_ms=400)):
+            await publishing
+
+            async def shared() -> bool:
+                owners = {
+                    await redis.hget(keys.group("features.raw", "feature_processor", p), "owner") for p in range(4)
+                }
+                return owners == {b"a", b"b", b"c"}
+
+            await until(shared)
+        await until(lambda: all_there(redis, 3000))
+    assert_each_once_in_order(await outputs(redis), 3000)
+
+
+async def test_a_member_that_stopped_renewing_is_replaced_and_its_late_commit_refused(redis: Redis) -> None:
+    """A zombie: it read, fell asleep before its commit, and lost the lease meanwhile."""
+    await publish(redis, 200)
+    asleep, wake = asyncio.Event(), asyncio.Event()
+
+    async def sleepy(partition: int, records: Sequence[Record]) -> Outputs:
+        asleep.set()
+        await wake.wait()
+        return await copy(partition, records)
+
+    zombie = started(redis, sleepy, member="zombie", lease_ms=300)
+    task = asyncio.create_task(zombie.run())
+    await asleep.wait()
+    zombie._leases.lease_ms = 1  # its renewals are of no use any more
+    async with running(started(redis, member="heir", lease_ms=300)):
+        await until(lambda: all_there(redis, 200))
+        wake.set()
+        zombie.stop()
+        await task
+    assert_each_once_in_order(await outputs(redis), 200)
+
+
+async def test_a_commit_whose_answer_was_lost_counts_as_done(redis: Redis) -> None:
+    stream = CATALOG.stream("features.raw")
+    taken = await scripts.acquire(redis, stream, "feature_processor", 0, "me", 1000)
+    assert taken is not None
+    lease, offset = taken
+
+    async def commit() -> scripts.Committed:
+        return await scripts.commit(
+            redis,
+            stream,
+            "feature_processor",
+            0,
+            lease,
+            expected_offset=offset,
+            new_offset="5-0",
+            read=1,
+            outputs=Outputs([OutRecord("features.pit", "any", b"x")]),
+            entries_read=True,
+        )
+
+    assert await commit() == scripts.Committed("OK")
+    assert await commit() == scripts.Committed("OFFSET_MOVED", offset="5-0")
+    assert await redis.xlen(keys.entries("features.pit", 0)) == 1
+
+
+async def test_state_is_committed_with_the_outputs_and_loaded_again(redis: Redis) -> None:
+    counts: dict[int, int] = {}
+
+    async def load(partition: int) -> None:
+        counts[partition] = int(await redis.hget(keys.state("count", partition), "n") or 0)
+
+    async def count(partition: int, records: Sequence[Record]) -> Outputs:
+        counts[partition] += len(records)
+        result = await copy(partition, records)
+        result.state["count"] = {"n": str(counts[partition]).encode()}
+        return result
+
+    for total in (300, 600):
+        await publish(redis, 300)
+        async with running(started(redis, count, on_assigned=load)):
+            await until(lambda total=total: all_there(redis, total))  # type: ignore[misc]
+        counts.clear()
+    stored = [int(await redis.hget(keys.state("count", p), "n") or 0) for p in range(4)]
+    assert sum(stored) == 600
+
+
+async def test_a_poison_record_goes_to_the_dead_letters_whole(redis: Redis) -> None:
+    await publish(redis, 32)
+
+    async def refuse_seven(partition: int, records: Sequence[Record]) -> Outputs:
+        good = [r for r in records if not r.payload.endswith(b"|7")]
+        result = await copy(partition, good)
+        result.dead = [Poison(r, "UNLUCKY", "seven") for r in records if r.payload.endswith(b"|7")]
+        return result
+
+    async with running(started(redis, refuse_seven)):
+        await until(lambda: all_there(redis, 31))
+    entries = await redis.xrange(keys.dead_letters("features.raw", CATALOG.partition_of("K7")))
+    letters = [dead_letter_pb2.DeadLetter.FromString(fields[keys.PAYLOAD]) for _, fields in entries]
+    assert [(x.stream, x.group, x.reason, x.error, x.payload) for x in letters] == [
+        ("features.raw", "feature_processor", "UNLUCKY", "seven", b"K7|7")
+    ]
+
+
+async def test_a_transform_that_fails_is_tried_again_and_nothing_is_lost(redis: Redis) -> None:
+    await publish(redis, 100)
+    failures = 0
+
+    async def flaky(partition: int, records: Sequence[Record]) -> Outputs:
+        nonlocal failures
+        if failures < 3:
+            failures += 1
+            raise RuntimeError("not yet")
+        return await copy(partition, records)
+
+    async with running(started(redis, flaky)):
+        await until(lambda: all_there(redis, 100))
+    assert failures == 3
+    assert_each_once_in_order(await outputs(redis), 100)
+
+
+async def test_a_raised_fence_refuses_outputs_of_an_older_generation(redis: Redis) -> None:
+    await publish(redis, 100)
+    await raise_fences(redis, CATALOG, "momentum", 5)
+    await raise_fences(redis, CATALOG, "momentum", 3)  # never goes down
+    generation = 4
+    met: list[tuple[str, int]] = []
+
+    async def score(partition: int, records: Sequence[Record]) -> Outputs:
+        keys_of = [r.payload.partition(b"|")[0].decode() for r in records]
+        return Outputs(
+            [OutRecord("signals.momentum", key, f"{key}|{generation}".encode()) for key in keys_of],
+            fences={"momentum": generation},
+        )
+
+    async def follow(strategy: str, lowest: int) -> None:
+        nonlocal generation
+        met.append((strategy, lowest))
+        generation = lowest
+
+    async def done() -> bool:
+        return len(await outputs(redis, "signals.momentum")) == 100
+
+    async with running(started(redis, score, on_fenced=follow)):
+        await until(done)
+    assert set(met) == {("momentum", 5)}
+    assert {text.partition("|")[2] for text in await outputs(redis, "signals.momentum")} == {"5"}
+
+
+async def test_an_output_of_another_partition_is_a_bug_that_is_told(redis: Redis) -> None:
+    leases = started(redis)._leases
+    offset = await leases.acquire(0)
+    assert offset is not None
+    stray = next(key for key in KEYS if CATALOG.partition_of(key) != 0)
+    with pytest.raises(ValueError, match=stray):
+        await leases.commit(
+            0, offset, [Record("features.raw", 0, "1-0", b"")], Outputs([OutRecord("features.pit", stray, b"")])
+        )
