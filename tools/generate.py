@@ -37,6 +37,7 @@ def generate(target: Path) -> None:
 
 def differences(left: Path, right: Path) -> list[str]:
     """Name the files that are in one tree only or differ."""
+
     def files(root: Path) -> set[str]:
         return {p.relative_to(root).as_posix() for p in root.rglob("*") if p.is_file() and "__pycache__" not in p.parts}
 

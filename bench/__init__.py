@@ -1,0 +1,1 @@
+"""Benchmarks: floors and our own, in one run on one machine, as ratios of medians."""
