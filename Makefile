@@ -29,7 +29,7 @@ up: setup ## Run the mesh: three gRPC services, the gateway and an embedded Redi
 	$(BIN)/quantmesh up $(ARGS)
 
 test: setup ## Run all tests (ARGS=... goes to pytest)
-	$(BIN)/python -m pytest -n $(WORKERS) --dist worksteal $(ARGS)
+	$(BIN)/python -m pytest -n $(WORKERS) --dist loadgroup $(ARGS)
 
 check: setup proto-check breaking ## Lint, formats, types, dependency rule, contracts
 	$(BIN)/ruff check .

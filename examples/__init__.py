@@ -1,0 +1,1 @@
+"""Complete jobs on the mesh, with the data they need."""

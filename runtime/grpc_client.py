@@ -9,11 +9,13 @@ import grpc.aio
 
 from runtime import telemetry
 
-_KEEPALIVE = [
+_OPTIONS = [
     ("grpc.keepalive_time_ms", 30_000),
     ("grpc.keepalive_timeout_ms", 10_000),
     ("grpc.initial_reconnect_backoff_ms", 100),
     ("grpc.max_reconnect_backoff_ms", 2_000),
+    # gRPC would send calls of the mesh, those to loopback too, through an `http_proxy` of the environment.
+    ("grpc.enable_http_proxy", 0),
 ]
 
 
@@ -36,7 +38,7 @@ class _TraceUnary(grpc.aio.UnaryUnaryClientInterceptor):
 def channel(address: str, max_message_bytes: int = 4 * 1024 * 1024) -> grpc.aio.Channel:
     """Open a plaintext channel to `host:port`. The traceparent of the current span goes with every unary call."""
     options = [
-        *_KEEPALIVE,
+        *_OPTIONS,
         ("grpc.max_receive_message_length", max_message_bytes),
         ("grpc.max_send_message_length", max_message_bytes),
     ]

@@ -11,7 +11,7 @@ from grpc_reflection.v1alpha import reflection
 
 from runtime.errors import PortInUseError
 from runtime.grpc_interceptor import MeshInterceptor
-from runtime.ports import dialled, require_free
+from runtime.ports import address, dialled, require_free
 from runtime.settings import MeshSettings
 
 _SERVING = health_pb2.HealthCheckResponse.SERVING
@@ -70,7 +70,7 @@ class MeshServer:
     @property
     def address(self) -> str:
         """`host:port` that clients on this machine dial."""
-        return f"{dialled(self._config.host)}:{self.port}"
+        return address(dialled(self._config.host), self.port)
 
     async def start(self, service_names: Sequence[str]) -> int:
         """Listen and serve; every service is SERVING. Returns the port. Raises PortInUseError."""
@@ -81,7 +81,7 @@ class MeshServer:
         # gRPC prints a stack of its own when it can't bind; ask first, so that the log has one clear line.
         require_free(self._config.host, self._config.port, self._config.setting)
         try:
-            self.port = self.server.add_insecure_port(f"{self._config.host}:{self._config.port}")
+            self.port = self.server.add_insecure_port(address(self._config.host, self._config.port))
         except RuntimeError as error:
             raise PortInUseError(self._config.host, self._config.port, self._config.setting) from error
         await self.server.start()

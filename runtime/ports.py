@@ -32,3 +32,8 @@ def require_free(host: str, port: int, setting: str) -> None:
 def dialled(host: str) -> str:
     """The address on which a client of this machine reaches a server that listens on `host`."""
     return {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)
+
+
+def address(host: str, port: int) -> str:
+    """`host:port` as URLs and gRPC have it: an IPv6 address stands in brackets."""
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"

@@ -1,0 +1,1 @@
+"""Twenty US equities, daily: from closing prices to signals, through the whole mesh (`quantmesh demo`)."""

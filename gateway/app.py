@@ -1,0 +1,63 @@
+"""Wire the gateway: routes, problems, the edge, and one gRPC channel that lives as long as the application."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any
+
+from fastapi import FastAPI
+from fastapi_swagger import patch_fastapi
+from pydantic.json_schema import models_json_schema
+
+from gateway import problems, routes
+from gateway.edge import Edge
+from gateway.inference import Inference
+from gateway.schemas import BatchBody, PredictBody
+from gateway.settings import GatewaySettings
+from runtime import grpc_client
+
+
+class _Gateway(FastAPI):
+    """FastAPI whose document also holds the shapes that routes read or raise by themselves."""
+
+    def openapi(self) -> dict[str, Any]:
+        if self.openapi_schema is None:
+            _, extra = models_json_schema(
+                [(PredictBody, "validation"), (BatchBody, "validation"), (problems.ProblemDetails, "validation")],
+                ref_template="#/components/schemas/{model}",
+            )
+            document = super().openapi()
+            document["components"]["schemas"].update(extra["$defs"])
+        return super().openapi()
+
+
+def create_app(settings: GatewaySettings) -> FastAPI:
+    """Make the application. Its channel opens at startup and closes at shutdown (the ASGI lifespan)."""
+
+    @asynccontextmanager
+    async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+        channel = grpc_client.channel(settings.inference_address, settings.max_message_bytes)
+        app.state.inference = Inference(channel, settings.gateway_timeout_s, settings.max_message_bytes)
+        app.state.started_s = time.monotonic()
+        yield
+        await channel.close()
+
+    app = _Gateway(
+        title="quantmesh",
+        summary="Predictions over REST",
+        version="1",
+        lifespan=lifespan,
+        docs_url=None,  # `patch_fastapi` serves it, with its scripts from here
+        swagger_ui_oauth2_redirect_url=None,
+        redoc_url=None,
+        # Edge makes the one span and the metrics of a request; FastAPI's own would be second ones.
+        telemetry={"tracing": False, "metrics": False, "logs": False},
+    )
+    app.state.settings = settings
+    app.include_router(routes.router)
+    patch_fastapi(app, redirect_from_root_to_docs=False)
+    problems.install(app)
+    app.add_middleware(Edge)
+    return app

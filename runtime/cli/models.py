@@ -1,0 +1,38 @@
+"""`quantmesh models`."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from rich.console import RenderableType
+
+from quantmesh.inference.v1.inference_service_pb2 import ListModelsRequest
+from quantmesh.inference.v1.inference_service_pb2_grpc import InferenceServiceStub
+from runtime import grpc_client
+from runtime.cli import convert, places
+from runtime.cli.output import call, show, table
+from runtime.process import load_settings
+from runtime.settings import MeshSettings
+
+_DEADLINE_S = 5.0
+
+
+def run(address: str | None, as_json: bool) -> None:
+    """List the loaded models."""
+    settings = load_settings(MeshSettings)
+    models = call(loaded(address or places.addresses(settings).inference), as_json)
+    show(as_json, {"models": models}, drawn(models))
+
+
+async def loaded(address: str) -> list[dict[str, Any]]:
+    """The loaded models as plain data."""
+    async with grpc_client.channel(address) as channel:
+        response = await InferenceServiceStub(channel).ListModels(ListModelsRequest(), timeout=_DEADLINE_S)
+    return [convert.model(model) for model in response.models]
+
+
+def drawn(models: list[dict[str, Any]]) -> RenderableType:
+    """The models as a table."""
+    columns = ("strategy", "alias", "generation", "name", "version")
+    rows = [[*(model[column] for column in columns), len(model["feature_names"])] for model in models]
+    return table("Models" if models else "Models: none is loaded", (*columns, "features"), rows)

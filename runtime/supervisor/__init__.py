@@ -1,0 +1,7 @@
+"""The supervisor: one mesh of processes, started in order, restarted when they die, and gone without a trace."""
+
+from runtime.supervisor.child import ChildSpec
+from runtime.supervisor.mesh import Mesh, MeshFailedError, MeshRunningError
+from runtime.supervisor.record import Addresses, MeshRecord, read_record
+
+__all__ = ["Addresses", "ChildSpec", "Mesh", "MeshFailedError", "MeshRecord", "MeshRunningError", "read_record"]

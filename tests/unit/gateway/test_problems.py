@@ -1,0 +1,62 @@
+"""The table from gRPC status to HTTP, and what a failure may say."""
+
+from __future__ import annotations
+
+import grpc
+import pytest
+
+from gateway.convert import batch_field
+from gateway.problems import problem_of
+from gateway.settings import GatewaySettings
+from runtime.errors import FieldViolation
+from runtime.grpc_failure import Failure
+
+TABLE = {
+    "INVALID_ARGUMENT": 400,
+    "NOT_FOUND": 404,
+    "ALREADY_EXISTS": 409,
+    "FAILED_PRECONDITION": 409,
+    "RESOURCE_EXHAUSTED": 429,
+    "UNIMPLEMENTED": 501,
+    "UNAVAILABLE": 503,
+    "DEADLINE_EXCEEDED": 504,
+}
+
+
+@pytest.mark.parametrize("code", [code for code in grpc.StatusCode if code is not grpc.StatusCode.OK])
+def test_every_status_has_its_place_and_a_bare_one_keeps_its_text_to_itself(code: grpc.StatusCode) -> None:
+    problem = problem_of(Failure(code, "ipv4:10.0.0.7:50052: connection refused"))
+    assert problem.status_code == TABLE.get(code.name, 500)
+    assert problem.detail
+    assert "10.0.0.7" not in problem.detail
+
+
+def test_an_internal_error_says_nothing_even_with_a_reason() -> None:
+    problem = problem_of(Failure(grpc.StatusCode.INTERNAL, "KeyError: 'x'", reason="SECRET"))
+    assert (problem.status_code, problem.reason) == (500, "INTERNAL")
+    assert "KeyError" not in problem.detail
+
+
+@pytest.mark.parametrize(("retry_after_s", "header"), [(0.0, "1"), (0.2, "1"), (1.0, "1"), (1.01, "2"), (None, None)])
+def test_retry_after_is_whole_seconds_rounded_up(retry_after_s: float | None, header: str | None) -> None:
+    failure = Failure(grpc.StatusCode.RESOURCE_EXHAUSTED, "full", "QUEUE_FULL", retry_after_s=retry_after_s)
+    assert (problem_of(failure).headers or {}).get("retry-after") == header
+
+
+@pytest.mark.parametrize(
+    ("grpc_field", "rest_field"),
+    [
+        ("batch[3].features[17]", "batch[3][17]"),
+        ("batch[3].features", "batch[3]"),
+        ("batch", "batch"),
+        ("model_name", "model_name"),
+    ],
+)
+def test_batch_fields_are_named_as_the_body_has_them(grpc_field: str, rest_field: str) -> None:
+    assert batch_field(FieldViolation(grpc_field, "bad")) == FieldViolation(rest_field, "bad")
+
+
+def test_inference_is_the_mesh_s_own_unless_said_otherwise(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert GatewaySettings(host="0.0.0.0", inference_port=5).inference_address == "127.0.0.1:5"
+    monkeypatch.setenv("QUANTMESH_INFERENCE_ADDRESS", "elsewhere:1")
+    assert GatewaySettings(inference_port=5).inference_address == "elsewhere:1"

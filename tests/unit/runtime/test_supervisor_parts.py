@@ -1,0 +1,100 @@
+"""The parts of the supervisor that start nothing: back-off, settings as environment, ports, the record."""
+
+from __future__ import annotations
+
+import socket
+from pathlib import Path
+
+import pytest
+
+from runtime.errors import PortInUseError
+from runtime.settings import MeshSettings
+from runtime.supervisor.child import Backoff
+from runtime.supervisor.environment import child_environment, variables
+from runtime.supervisor.listeners import addresses_of, with_ports
+from runtime.supervisor.record import Addresses, HomeLock, MeshRecord, read_record, remove_record, write_record
+
+ANY_PORTS = {
+    f"{name}_port": 0
+    for name in (
+        "feature",
+        "inference",
+        "mlops",
+        "gateway",
+        "feature_metrics",
+        "inference_metrics",
+        "mlops_metrics",
+    )
+}
+
+
+def test_backoff_doubles_up_to_its_limit() -> None:
+    backoff = Backoff()
+    assert [backoff.wait_s(up_s=1) for _ in range(8)] == [0.1, 0.2, 0.4, 0.8, 1.6, 3.2, 5.0, 5.0]
+
+
+def test_backoff_starts_anew_after_a_steady_time() -> None:
+    backoff = Backoff()
+    assert [backoff.wait_s(up_s) for up_s in (0, 0, 9.9, 10, 0)] == [0.1, 0.2, 0.4, 0.1, 0.2]
+
+
+def test_a_child_reads_the_very_settings(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    settings = MeshSettings(
+        home=tmp_path, redis_url="redis://:secret@h:1/0", partitions=7, drain_grace_s=0.25, default_strategy="a b"
+    )
+    for name, value in child_environment({}, settings, {}).items():
+        monkeypatch.setenv(name, value)
+    assert MeshSettings() == settings
+
+
+def test_settings_win_over_what_is_inherited_and_the_extra_over_both() -> None:
+    inherited = {"PATH": "/bin", "QUANTMESH_REDIS_URL": "redis://other", "QUANTMESH_PARTITIONS": "9", "INFER_A": "1"}
+    environment = child_environment(inherited, MeshSettings(redis_url=None, partitions=3), {"INFER_A": "2"})
+    assert environment["PATH"] == "/bin"
+    assert "QUANTMESH_REDIS_URL" not in environment
+    assert environment["QUANTMESH_PARTITIONS"] == "3"
+    assert environment["INFER_A"] == "2"
+
+
+def test_every_setting_has_its_variable() -> None:
+    assert set(variables(MeshSettings())) == {f"QUANTMESH_{field.upper()}" for field in MeshSettings.model_fields}
+
+
+def test_ports_left_open_are_chosen_and_differ() -> None:
+    settings = with_ports(MeshSettings(**ANY_PORTS))
+    chosen = {getattr(settings, field) for field in ANY_PORTS}
+    assert len(chosen) == len(ANY_PORTS)
+    assert 0 not in chosen
+    assert addresses_of(settings).gateway == f"http://127.0.0.1:{settings.gateway_port}"
+
+
+@pytest.mark.parametrize("field", ANY_PORTS)
+def test_a_taken_port_names_its_setting(field: str) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        settings = MeshSettings(**{**ANY_PORTS, field: taken.getsockname()[1]})
+        with pytest.raises(PortInUseError, match=f"QUANTMESH_{field.upper()}"):
+            with_ports(settings)
+
+
+def test_the_record_counts_only_while_its_mesh_lives(tmp_path: Path) -> None:
+    record = MeshRecord(
+        pid=1,
+        addresses=Addresses("f:1", "i:2", "m:3", "http://g:4", {"gateway": "http://g:4/metrics"}),
+        redis_url="redis://h/0",
+        logs_dir="logs",
+        pids={"gateway": 5, "redis": None},
+        restarts={"gateway": 0, "redis": 2},
+    )
+    assert read_record(tmp_path) is None
+    lock = HomeLock(tmp_path)
+    assert read_record(tmp_path) is None, "it is just starting"
+    write_record(tmp_path, record)
+    assert read_record(tmp_path) == record
+    assert (tmp_path / "run" / "mesh.json").stat().st_mode & 0o077 == 0, "the URL may hold a password"
+    with pytest.raises(BlockingIOError):
+        HomeLock(tmp_path)
+    lock.release()
+    assert read_record(tmp_path) is None, "a dead mesh left it behind"
+    HomeLock(tmp_path).release()
+    remove_record(tmp_path)
+    remove_record(tmp_path)
