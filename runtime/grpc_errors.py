@@ -11,6 +11,7 @@ from google.protobuf import any_pb2
 from google.rpc import error_details_pb2, status_pb2
 
 from runtime import errors
+from runtime.redis_client import UNREACHABLE
 
 DOMAIN = "quantmesh"
 """`ErrorInfo.domain` of every error."""
@@ -24,6 +25,18 @@ _STATUS: dict[type[errors.QuantmeshError], grpc.StatusCode] = {
     errors.ResourceExhaustedError: grpc.StatusCode.RESOURCE_EXHAUSTED,
     errors.UnavailableError: grpc.StatusCode.UNAVAILABLE,
 }
+
+
+def domain_error(error: Exception) -> errors.QuantmeshError | None:
+    """The domain error that an exception is, or stands for; None for a bug.
+
+    Redis being away is one, wherever it was noticed: no service need catch it to say so.
+    """
+    if isinstance(error, UNREACHABLE):
+        return errors.UnavailableError(
+            "Redis does not answer: try again, with the same ids", reason="REDIS_UNAVAILABLE", retry_after_s=1.0
+        )
+    return error if isinstance(error, errors.QuantmeshError) else None
 
 
 def status_code(error: errors.QuantmeshError) -> grpc.StatusCode:

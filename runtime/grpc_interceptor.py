@@ -20,7 +20,7 @@ from prometheus_client import Counter, Histogram
 
 from runtime import telemetry
 from runtime.errors import QuantmeshError
-from runtime.grpc_errors import DETAILS_TRAILER, status_code, to_status
+from runtime.grpc_errors import DETAILS_TRAILER, domain_error, status_code, to_status
 
 log = structlog.get_logger()
 
@@ -132,8 +132,9 @@ async def _fail(method: str, context: grpc.aio.ServicerContext[Any, Any], error:
     """Turn an exception into the RPC's status. Always raises."""
     if isinstance(error, grpc.aio.AbortError):
         raise error
-    if isinstance(error, QuantmeshError):
-        await _abort(context, error, status_code(error))
+    known = domain_error(error)
+    if known is not None:
+        await _abort(context, known, status_code(known))
     log.error("RPC failed", method=method, exc_info=error)
     await _abort(context, _InternalError(), grpc.StatusCode.INTERNAL)
 

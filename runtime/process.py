@@ -9,8 +9,8 @@ from __future__ import annotations
 import asyncio
 import signal
 import sys
-from collections.abc import Awaitable, Callable
-from typing import Protocol, TypeVar
+from collections.abc import Awaitable, Callable, Coroutine
+from typing import Any, Protocol, TypeVar
 
 import prometheus_client
 import structlog
@@ -39,6 +39,32 @@ class Running(Protocol):
 
 
 S = TypeVar("S", bound=MeshSettings)
+
+
+def vital(name: str, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
+    """Run a task without which the process would only look alive.
+
+    When it fails, the process ends with code 1, for the supervisor to start it anew.
+    """
+
+    def ended(task: asyncio.Task[None]) -> None:
+        if not task.cancelled() and (error := task.exception()) is not None:
+            log.critical(f"the {name} failed: ending", exc_info=error)
+            raise SystemExit(1)  # out of a callback it ends the event loop
+
+    task = asyncio.create_task(work, name=name)
+    task.add_done_callback(ended)
+    return task
+
+
+def required_redis_url(settings: MeshSettings, service: str) -> str:
+    """URL of the Redis that a service stands on. Raises UnavailableError (reason REDIS_NOT_CONFIGURED)."""
+    if settings.redis_url is None:
+        raise UnavailableError(
+            f"{service} needs Redis: set QUANTMESH_REDIS_URL, or start the mesh with `quantmesh up`",
+            reason="REDIS_NOT_CONFIGURED",
+        )
+    return settings.redis_url
 
 
 def load_settings(kind: type[S]) -> S:

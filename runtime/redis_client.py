@@ -16,13 +16,15 @@ from runtime.errors import UnavailableError
 
 log = structlog.get_logger()
 
-AWAY: tuple[type[Exception], ...] = (
+UNREACHABLE: tuple[type[Exception], ...] = (
     exceptions.ConnectionError,
     exceptions.TimeoutError,
     exceptions.BusyLoadingError,
-    OSError,
 )
-"""What redis-py raises when the server cannot be reached, or is not ready to answer yet."""
+"""What a command raises when the server cannot be reached, or is not ready to answer yet."""
+
+AWAY: tuple[type[Exception], ...] = (*UNREACHABLE, OSError)
+"""The same for whoever opens connections too: a name that does not resolve is a bare OSError."""
 
 
 def connect(url: str, *, socket_timeout_s: float | None = 5.0) -> Redis:

@@ -53,7 +53,8 @@ class FeatureServiceServicer:
 
     def PublishFeatures(self, request, context):
         """PublishFeatures validates raw features against the point-in-time rules and appends them to `features.raw`.
-        Either every record is valid and all are appended (each exactly once, by its `event_id`), or none is. Safe to retry.
+        If one record is not valid, none is appended. Each is appended exactly once, by its `event_id`: safe to retry, and when
+        the answer was UNAVAILABLE, some may be there and a retry with the same ids appends the others.
         Errors: INVALID_ARGUMENT (the field is named), RESOURCE_EXHAUSTED (too many records, or the stream is full),
         UNAVAILABLE (Redis is away: retry with the same ids).
         """

@@ -35,7 +35,8 @@ class FeatureServiceStub:
     def __new__(cls, channel: _aio.Channel) -> FeatureServiceAsyncStub: ...
     PublishFeatures: _grpc.UnaryUnaryMultiCallable[_feature_service_pb2.PublishFeaturesRequest, _feature_service_pb2.PublishFeaturesResponse]
     """PublishFeatures validates raw features against the point-in-time rules and appends them to `features.raw`.
-    Either every record is valid and all are appended (each exactly once, by its `event_id`), or none is. Safe to retry.
+    If one record is not valid, none is appended. Each is appended exactly once, by its `event_id`: safe to retry, and when
+    the answer was UNAVAILABLE, some may be there and a retry with the same ids appends the others.
     Errors: INVALID_ARGUMENT (the field is named), RESOURCE_EXHAUSTED (too many records, or the stream is full),
     UNAVAILABLE (Redis is away: retry with the same ids).
     """
@@ -51,7 +52,8 @@ class FeatureServiceAsyncStub(FeatureServiceStub):
     def __init__(self, channel: _aio.Channel) -> None: ...
     PublishFeatures: _aio.UnaryUnaryMultiCallable[_feature_service_pb2.PublishFeaturesRequest, _feature_service_pb2.PublishFeaturesResponse]  # type: ignore[assignment]
     """PublishFeatures validates raw features against the point-in-time rules and appends them to `features.raw`.
-    Either every record is valid and all are appended (each exactly once, by its `event_id`), or none is. Safe to retry.
+    If one record is not valid, none is appended. Each is appended exactly once, by its `event_id`: safe to retry, and when
+    the answer was UNAVAILABLE, some may be there and a retry with the same ids appends the others.
     Errors: INVALID_ARGUMENT (the field is named), RESOURCE_EXHAUSTED (too many records, or the stream is full),
     UNAVAILABLE (Redis is away: retry with the same ids).
     """
@@ -70,7 +72,8 @@ class FeatureServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_feature_service_pb2.PublishFeaturesResponse, _abc.Awaitable[_feature_service_pb2.PublishFeaturesResponse]]:
         """PublishFeatures validates raw features against the point-in-time rules and appends them to `features.raw`.
-        Either every record is valid and all are appended (each exactly once, by its `event_id`), or none is. Safe to retry.
+        If one record is not valid, none is appended. Each is appended exactly once, by its `event_id`: safe to retry, and when
+        the answer was UNAVAILABLE, some may be there and a retry with the same ids appends the others.
         Errors: INVALID_ARGUMENT (the field is named), RESOURCE_EXHAUSTED (too many records, or the stream is full),
         UNAVAILABLE (Redis is away: retry with the same ids).
         """

@@ -1,0 +1,18 @@
+"""Prometheus metrics of feature_svc. What a step does is counted when it is done; a step done again counts again."""
+
+from __future__ import annotations
+
+from prometheus_client import Counter
+
+VIOLATIONS = Counter(
+    "quantmesh_feature_pit_violations_total", "Raw features that break a point-in-time rule, by reason.", ["reason"]
+)
+VECTORS = Counter(
+    "quantmesh_feature_vectors_total",
+    "Feature vectors made, by the worst status of their values: OK, STALE or MISSING.",
+    ["feature_set", "status"],
+)
+LATE = Counter("quantmesh_feature_late_records_total", "Raw features that came after their vector was served.")
+REPEATED = Counter("quantmesh_feature_repeated_records_total", "Raw features that were known already.")
+CROSS_SECTIONS = Counter("quantmesh_feature_cross_sections_total", "Sessions closed and published.")
+BAD_TICKS = Counter("quantmesh_feature_bad_ticks_total", "Ticks that were refused, by reason.", ["reason"])
