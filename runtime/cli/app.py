@@ -59,7 +59,7 @@ def status(as_json: Json = False) -> None:
     context_settings={"ignore_unknown_options": True},
     epilog=_examples(
         "quantmesh predict 0.012 -0.004 0.31",
-        "quantmesh predict --model equities@challenger 0.012 -0.004 0.31",
+        "quantmesh predict --model equities@champion 0.012 -0.004 0.31",
         "quantmesh predict --file row.json --json",
         "quantmesh predict --file - < batch.json",
     ),

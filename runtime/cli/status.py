@@ -15,10 +15,11 @@ from runtime import grpc_client
 from runtime.cli import convert, models
 from runtime.cli.output import EX_FAILED, call, show, table
 from runtime.process import load_settings
+from runtime.redis_client import without_password
 from runtime.settings import MeshSettings
 from runtime.supervisor import services
 from runtime.supervisor.listeners import addresses_of
-from runtime.supervisor.record import Addresses, MeshRecord, read_record
+from runtime.supervisor.record import Addresses, MeshRecord, find_record
 
 _DEADLINE_S = 5.0
 _HTTP_HEALTH = {200: "SERVING", 0: "UNREACHABLE"}
@@ -27,7 +28,7 @@ _HTTP_HEALTH = {200: "SERVING", 0: "UNREACHABLE"}
 def run(as_json: bool) -> None:
     """Print the state of everything; exit code 1 when a port is not serving."""
     settings = load_settings(MeshSettings)
-    record = read_record(settings.home)
+    record = find_record(settings.home)
     state = call(_state(settings, record), as_json)
     show(as_json, state, *_tables(state, _headline(settings, record)))
     if not state["healthy"]:
@@ -64,6 +65,7 @@ async def _state(settings: MeshSettings, record: MeshRecord | None) -> dict[str,
         "healthy": all(port["status"] == "SERVING" for port in health),
         "home": str(settings.home),
         "pid": record.pid if record else None,
+        "redis_url": without_password(record.redis_url) if record else None,
         "processes": [
             {"name": name, "pid": pid, "restarts": record.restarts[name]} for name, pid in record.pids.items()
         ]
@@ -111,4 +113,5 @@ async def _models(address: str) -> list[dict[str, Any]] | None:
 def _headline(settings: MeshSettings, record: MeshRecord | None) -> str:
     if record is None:
         return f"No mesh runs on {settings.home}"
-    return f"Mesh on {settings.home}, process {record.pid}, logs in {record.logs_dir}"
+    redis = without_password(record.redis_url)
+    return f"Mesh of process {record.pid}, Redis {redis}, logs in {record.logs_dir}"

@@ -2,6 +2,15 @@
 
 from runtime.supervisor.child import ChildSpec
 from runtime.supervisor.mesh import Mesh, MeshFailedError, MeshRunningError
-from runtime.supervisor.record import Addresses, MeshRecord, read_record
+from runtime.supervisor.record import Addresses, MeshRecord, find_record, read_record
 
-__all__ = ["Addresses", "ChildSpec", "Mesh", "MeshFailedError", "MeshRecord", "MeshRunningError", "read_record"]
+__all__ = [
+    "Addresses",
+    "ChildSpec",
+    "Mesh",
+    "MeshFailedError",
+    "MeshRecord",
+    "MeshRunningError",
+    "find_record",
+    "read_record",
+]

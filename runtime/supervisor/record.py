@@ -69,6 +69,12 @@ def read_record(home: Path) -> MeshRecord | None:
     return MeshRecord(**{**fields, "addresses": Addresses(**fields["addresses"])})
 
 
+def find_record(home: Path) -> MeshRecord | None:
+    """The mesh that runs on this home, or else on a folder of it, as the demo's does; None when none runs."""
+    homes = (home, *sorted(folder.parents[1] for folder in home.glob("*/run/mesh.json")))
+    return next((record for record in map(read_record, homes) if record is not None), None)
+
+
 def _is_locked(home: Path) -> bool:
     with contextlib.ExitStack() as stack:
         try:

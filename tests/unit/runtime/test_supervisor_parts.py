@@ -12,7 +12,15 @@ from runtime.settings import MeshSettings
 from runtime.supervisor.child import Backoff
 from runtime.supervisor.environment import child_environment, variables
 from runtime.supervisor.listeners import addresses_of, with_ports
-from runtime.supervisor.record import Addresses, HomeLock, MeshRecord, read_record, remove_record, write_record
+from runtime.supervisor.record import (
+    Addresses,
+    HomeLock,
+    MeshRecord,
+    find_record,
+    read_record,
+    remove_record,
+    write_record,
+)
 
 ANY_PORTS = {
     f"{name}_port": 0
@@ -77,6 +85,7 @@ def test_a_taken_port_names_its_setting(field: str) -> None:
 
 
 def test_the_record_counts_only_while_its_mesh_lives(tmp_path: Path) -> None:
+    home = tmp_path / "demo"
     record = MeshRecord(
         pid=1,
         addresses=Addresses("f:1", "i:2", "m:3", "http://g:4", {"gateway": "http://g:4/metrics"}),
@@ -85,16 +94,17 @@ def test_the_record_counts_only_while_its_mesh_lives(tmp_path: Path) -> None:
         pids={"gateway": 5, "redis": None},
         restarts={"gateway": 0, "redis": 2},
     )
-    assert read_record(tmp_path) is None
-    lock = HomeLock(tmp_path)
-    assert read_record(tmp_path) is None, "it is just starting"
-    write_record(tmp_path, record)
-    assert read_record(tmp_path) == record
-    assert (tmp_path / "run" / "mesh.json").stat().st_mode & 0o077 == 0, "the URL may hold a password"
+    assert read_record(home) is None
+    lock = HomeLock(home)
+    assert read_record(home) is None, "it is just starting"
+    write_record(home, record)
+    assert read_record(home) == record
+    assert find_record(home) == find_record(tmp_path) == record, "it is found from the folder above too"
+    assert (home / "run" / "mesh.json").stat().st_mode & 0o077 == 0, "the URL may hold a password"
     with pytest.raises(BlockingIOError):
-        HomeLock(tmp_path)
+        HomeLock(home)
     lock.release()
-    assert read_record(tmp_path) is None, "a dead mesh left it behind"
-    HomeLock(tmp_path).release()
-    remove_record(tmp_path)
-    remove_record(tmp_path)
+    assert read_record(home) is None, "a dead mesh left it behind"
+    HomeLock(home).release()
+    remove_record(home)
+    remove_record(home)
