@@ -10,6 +10,7 @@ from contextlib import suppress
 import structlog
 from redis.asyncio import Redis
 
+from runtime.errors import UnavailableError
 from runtime.redis_client import AWAY
 from streams import metrics, scripts
 from streams.catalog import Catalog, Stream
@@ -159,6 +160,8 @@ class Backoff:
             self._told = cause
             if isinstance(error, AWAY):
                 self._log.warning("Redis is away: paused", error=str(error))
+            elif isinstance(error, UnavailableError):  # the transform waits for something, and says so
+                self._log.warning("waiting", error=error.message)
             else:
                 self._log.error("step failed: trying again", exc_info=error)
         await pause(ended, self._seconds)

@@ -1,0 +1,100 @@
+"""Wires an inference replica: what it reads, what it serves, and the order in which it ends."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+
+import structlog
+from redis.asyncio import Redis
+
+from inference_svc import metrics
+from inference_svc.follower import Follower
+from inference_svc.loader import Loader, say_what_runs
+from inference_svc.predict import Predictor
+from inference_svc.registry import Registry
+from inference_svc.scorer import Scorer
+from inference_svc.service import SERVICE_NAME, InferenceServicer
+from inference_svc.settings import InferenceSettings
+from modelstore.artifacts import ArtifactStore
+from modelstore.deployments import DeploymentStore
+from modelstore.replicas import ReplicaBoard
+from quantmesh.inference.v1 import inference_service_pb2_grpc
+from runtime.grpc_server import MeshServer, ServerConfig
+from runtime.process import required_redis_url, vital
+from runtime.redis_client import connect, wait_for_redis
+from streams import load_catalog
+
+log = structlog.get_logger()
+
+
+class Inference:
+    """A replica that is up."""
+
+    def __init__(self, server: MeshServer, follower: Follower, scorer: Scorer, redis: Redis) -> None:
+        self._server = server
+        self._follower = follower
+        self._scorer = scorer
+        self._redis = redis
+        self._tasks = [
+            vital("follower", follower.run()),
+            vital("scorer", scorer.run()),
+        ]
+
+    @property
+    def port(self) -> int:
+        """Port of the gRPC server."""
+        return self._server.port
+
+    @property
+    def address(self) -> str:
+        """`host:port` that clients on this machine dial."""
+        return self._server.address
+
+    async def stop(self) -> None:
+        """NOT_SERVING, stop reading, drain, close Redis."""
+        await self._server.not_serving()
+        self._scorer.stop()
+        self._follower.stop()
+        await asyncio.gather(*self._tasks)
+        await self._server.drain()
+        await self._redis.aclose()
+
+
+async def build(settings: InferenceSettings) -> Inference:
+    """Start a replica. It listens once it has loaded what is deployed (which may be nothing, or may not load): to be
+    reachable is to be ready. From then on it serves with or without Redis.
+
+    Raises UnavailableError (REDIS_NOT_CONFIGURED, REDIS_UNAVAILABLE), PortInUseError.
+    """
+    redis_url = required_redis_url(settings, "inference_svc")
+    say_what_runs(settings.gpu_enabled)
+    metrics.TARGET_SECONDS.set(settings.p99_ms_target / 1000)
+    redis = connect(redis_url)
+    try:
+        await wait_for_redis(redis, redis_url, settings.redis_wait_s)
+        registry = Registry(settings.default_strategy)
+        follower = Follower(
+            DeploymentStore(redis),
+            ReplicaBoard(redis),
+            Loader(ArtifactStore(settings.home / "models"), warm_up=settings.model_warmup),
+            registry,
+        )
+        await follower.load_present()
+        server = MeshServer(ServerConfig.of(settings, settings.inference_port, "QUANTMESH_INFERENCE_PORT"))
+        inference_service_pb2_grpc.add_InferenceServiceServicer_to_server(
+            InferenceServicer(Predictor(registry, settings.max_batch_rows), registry, settings.p99_ms_target),
+            server.server,
+        )
+        await server.start([SERVICE_NAME])
+        await follower.join(replica_id(server.port), server.address)
+    except BaseException:
+        await redis.aclose()
+        raise
+    scorer = Scorer(redis, load_catalog(settings.partitions), registry, follower, settings.batch_size)
+    return Inference(server, follower, scorer, redis)
+
+
+def replica_id(port: int) -> str:
+    """Identity of the replica that listens on a port: a restarted process takes its own old place on the board."""
+    return f"{socket.gethostname()}:{port}"

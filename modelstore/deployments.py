@@ -1,0 +1,257 @@
+"""Deployments: which version a strategy serves. Every change is one compare-and-set, with its event, in one script."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncGenerator, Callable
+from dataclasses import dataclass, replace
+from typing import TypeAlias, cast
+
+import structlog
+from redis.asyncio import Redis
+
+from modelstore import keys, requests, scripts
+from quantmesh.mlops.v1 import deployment_pb2
+from runtime import telemetry, times, validation
+from runtime.errors import FailedPreconditionError, NotFoundError
+from runtime.redis_client import AWAY
+
+log = structlog.get_logger()
+
+_REREAD_S = 1.0
+_RECONNECT_S = 0.1
+
+
+@dataclass(frozen=True, slots=True)
+class Deployment:
+    """What a strategy serves; see `quantmesh.mlops.v1.Deployment`. `generation` grows by one with each change."""
+
+    strategy: str
+    champion_version: str = ""
+    previous_version: str = ""
+    generation: int = 0
+    updated_at_us: int = 0
+    reason: str = ""
+
+
+Transition: TypeAlias = Callable[[Deployment | None], Deployment]
+"""From the present deployment (None: there is none) to the next one's versions; raises when there is no such step."""
+
+
+def promoted(present: Deployment | None, strategy: str, version: str) -> Deployment:
+    """The step of a promotion. Raises FailedPreconditionError (reason ALREADY_CHAMPION)."""
+    before = present or Deployment(strategy)
+    if before.champion_version == version:
+        raise FailedPreconditionError(
+            f"{version} is the champion of {strategy!r} already (generation {before.generation})",
+            reason="ALREADY_CHAMPION",
+            metadata={"strategy": strategy, "generation": str(before.generation)},
+        )
+    return replace(before, champion_version=version, previous_version=before.champion_version)
+
+
+def rolled_back(present: Deployment | None, strategy: str) -> Deployment:
+    """The step of a rollback: champion and previous change places.
+
+    Raises NotFoundError (reason UNKNOWN_STRATEGY), FailedPreconditionError (reason NO_PREVIOUS).
+    """
+    if present is None:
+        raise unknown_strategy(strategy)
+    if not present.previous_version:
+        raise FailedPreconditionError(
+            f"{strategy!r} has no previous champion to go back to: it was promoted once only",
+            reason="NO_PREVIOUS",
+            metadata={"strategy": strategy, "generation": str(present.generation)},
+        )
+    return replace(present, champion_version=present.previous_version, previous_version=present.champion_version)
+
+
+def unknown_strategy(strategy: str) -> NotFoundError:
+    """The error of a strategy that has no deployment."""
+    return NotFoundError(
+        f"strategy {strategy!r} has no deployment: promote a version first",
+        reason="UNKNOWN_STRATEGY",
+        metadata={"strategy": strategy},
+    )
+
+
+class DeploymentStore:
+    """Deployments in Redis. Methods raise what redis-py raises when the server is away."""
+
+    def __init__(self, redis: Redis) -> None:
+        self._redis = redis
+
+    async def get(self, strategy: str) -> Deployment | None:
+        """The deployment of a strategy; None before its first promotion."""
+        return _decode_present(cast(bytes | None, await self._redis.hget(keys.DEPLOYMENTS, strategy)))
+
+    async def all(self) -> list[Deployment]:
+        """All deployments, sorted by strategy."""
+        found = cast(dict[bytes, bytes], await self._redis.hgetall(keys.DEPLOYMENTS))
+        return sorted(map(_decode, found.values()), key=lambda deployment: deployment.strategy)
+
+    async def promote(
+        self, strategy: str, version: str, *, expected_generation: int | None, reason: str, request_id: str
+    ) -> Deployment:
+        """Make a version the champion; the old champion becomes `previous`. Returns the deployment after it.
+
+        The same `request_id` with the same content returns the first result; an empty one is replaced by a new one.
+        With `expected_generation` None the change is applied to whatever is there. Whether the version exists is for
+        the caller to check. Raises FailedPreconditionError (STALE_GENERATION, ALREADY_CHAMPION), InvalidInputError
+        (REQUEST_ID_REUSED).
+        """
+        return await self._change(
+            strategy,
+            lambda present: promoted(present, strategy, version),
+            deployment_pb2.EVENT_TYPE_PROMOTED,
+            expected_generation,
+            reason,
+            validation.request_id(request_id),
+            requests.digest("promote", strategy, version, expected_generation, reason),
+        )
+
+    async def rollback(
+        self, strategy: str, *, expected_generation: int | None, reason: str, request_id: str
+    ) -> Deployment:
+        """Make the previous champion the champion again; otherwise as `promote`.
+
+        Two rollbacks without `expected_generation` undo each other: whoever means to be rid of one champion passes
+        the generation in which it was seen. Raises NotFoundError (UNKNOWN_STRATEGY), FailedPreconditionError
+        (STALE_GENERATION, NO_PREVIOUS), InvalidInputError (REQUEST_ID_REUSED).
+        """
+        return await self._change(
+            strategy,
+            lambda present: rolled_back(present, strategy),
+            deployment_pb2.EVENT_TYPE_ROLLED_BACK,
+            expected_generation,
+            reason,
+            validation.request_id(request_id),
+            requests.digest("rollback", strategy, expected_generation, reason),
+        )
+
+    async def watch(self) -> AsyncGenerator[Deployment, None]:
+        """The present deployments, then each one whenever its generation has grown, for ever.
+
+        States in between may be skipped, the last one never is: the channel only says when to look. Goes on by itself
+        after Redis was away. Whoever stops early closes it (`contextlib.aclosing`), which ends the subscription.
+        """
+        seen: dict[str, int] = {}
+        away = False
+        while True:
+            _raise_if_cancelled()
+            try:
+                async with self._redis.pubsub() as changes:
+                    await changes.subscribe(keys.CHANGED)  # before the first look, so that no change falls between
+                    while True:
+                        for deployment in await self.all():
+                            if deployment.generation > seen.get(deployment.strategy, 0):
+                                seen[deployment.strategy] = deployment.generation
+                                yield deployment
+                        away = False
+                        _raise_if_cancelled()
+                        await changes.get_message(ignore_subscribe_messages=True, timeout=_REREAD_S)
+            except AWAY as error:
+                if not away:
+                    log.warning("Redis is away: deployments are not followed until it is back", error=str(error))
+                away = True
+                await asyncio.sleep(_RECONNECT_S)
+
+    async def _change(
+        self,
+        strategy: str,
+        transition: Transition,
+        event_type: deployment_pb2.EventType.ValueType,
+        expected_generation: int | None,
+        reason: str,
+        request_id: str,
+        request_digest: str,
+    ) -> Deployment:
+        known_digest, result, seen = await self._read(strategy, request_id)
+        if known_digest:  # before the transition, which would refuse the repetition of a promote: it is champion by now
+            if known_digest != request_digest.encode():
+                raise requests.reused(request_id)
+            return _decode(result)
+        while True:
+            present = _decode_present(seen)
+            _check_generation(strategy, present, expected_generation)
+            after = replace(
+                transition(present),
+                generation=(present.generation if present else 0) + 1,
+                updated_at_us=times.now_us(),
+                reason=reason,
+            )
+            message = message_of(after)
+            event = deployment_pb2.DeploymentEvent(type=event_type, deployment=message, request_id=request_id)
+            changed = await scripts.change(
+                self._redis,
+                strategy,
+                seen=seen,
+                deployment=message.SerializeToString(),
+                event=event.SerializeToString(),
+                traceparent=telemetry.current_traceparent(),
+                request_id=request_id,
+                request_digest=request_digest,
+            )
+            if changed.status == "REUSED":
+                raise requests.reused(request_id)
+            if changed.status != "MOVED":
+                return _decode(changed.deployment)
+            seen = changed.deployment  # somebody else was first: look again, and refuse if it matters to the caller
+
+    async def _read(self, strategy: str, request_id: str) -> tuple[bytes, bytes, bytes]:
+        """Digest and result of the request, if it was carried out before, and the deployment, of the same moment."""
+        async with self._redis.pipeline(transaction=True) as pipeline:
+            pipeline.hmget(keys.request(request_id), ["digest", "deployment"])
+            pipeline.hget(keys.DEPLOYMENTS, strategy)
+            (known_digest, result), seen = await pipeline.execute()
+        return known_digest or b"", result or b"", seen or b""
+
+
+def _raise_if_cancelled() -> None:
+    """Raise a cancellation that was lost: redis-py sends within asyncio.wait_for, which swallows one that comes as the
+    send ends (gh-86296, mended in Python 3.12). A call that ends by itself need not care; one that never ends must."""
+    task = asyncio.current_task()
+    if task is not None and task.cancelling():
+        raise asyncio.CancelledError
+
+
+def _check_generation(strategy: str, present: Deployment | None, expected_generation: int | None) -> None:
+    generation = present.generation if present else 0
+    if expected_generation is not None and expected_generation != generation:
+        raise FailedPreconditionError(
+            f"{strategy!r} is at generation {generation}, not {expected_generation}: look at it again, then decide",
+            reason="STALE_GENERATION",
+            metadata={
+                "strategy": strategy,
+                "generation": str(generation),
+                "expected_generation": str(expected_generation),
+            },
+        )
+
+
+def message_of(deployment: Deployment) -> deployment_pb2.Deployment:
+    """The contract's message of a deployment: what is stored, and what callers are told."""
+    return deployment_pb2.Deployment(
+        strategy=deployment.strategy,
+        champion_version=deployment.champion_version,
+        previous_version=deployment.previous_version,
+        generation=deployment.generation,
+        updated_at=times.from_us(deployment.updated_at_us),
+        reason=deployment.reason,
+    )
+
+
+def _decode(state: bytes) -> Deployment:
+    message = deployment_pb2.Deployment.FromString(state)
+    return Deployment(
+        strategy=message.strategy,
+        champion_version=message.champion_version,
+        previous_version=message.previous_version,
+        generation=message.generation,
+        updated_at_us=times.to_us(message.updated_at),
+        reason=message.reason,
+    )
+
+
+def _decode_present(state: bytes | None) -> Deployment | None:
+    return _decode(state) if state else None

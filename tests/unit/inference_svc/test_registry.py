@@ -1,0 +1,70 @@
+"""What a name resolves to in one snapshot, and what a swap changes."""
+
+from __future__ import annotations
+
+import pytest
+
+from inference_svc.registry import Registry, Snapshot
+from runtime.errors import InvalidInputError, NotFoundError
+from tests.unit.inference_svc.loaded import loaded, serving
+
+X, Y, Z = ("1" * 64, "2" * 64, "3" * 64)
+
+
+def snapshot(*strategies: str, default: str | None = None) -> Snapshot:
+    return Snapshot({name: serving(name, champion=loaded(name[0] * 64)) for name in strategies}, default)
+
+
+def reason(of: Snapshot, name: str) -> str:
+    with pytest.raises(NotFoundError) as raised:
+        of.resolve(name)
+    return raised.value.reason
+
+
+def test_every_name_of_a_champion_resolves_to_it() -> None:
+    one = Snapshot({"momentum": serving("momentum", 7, champion=loaded(X), previous=loaded(Y))}, None)
+    for name in ("", "champion", "momentum", "momentum@champion", X):
+        found = one.resolve(name)
+        assert (found.loaded.version, found.role, found.generation) == (X, "champion", 7)
+    assert one.resolve(Y).role == "previous"
+
+
+def test_champion_alone_is_the_default_strategys_or_the_only_ones() -> None:
+    assert snapshot("carry").resolve("champion").strategy == "carry"
+    assert snapshot("carry", "momentum", default="momentum").resolve("").strategy == "momentum"
+    assert reason(snapshot("carry", "momentum"), "champion") == "NO_DEFAULT_STRATEGY"
+    assert reason(snapshot("carry", default="momentum"), "champion") == "UNKNOWN_MODEL"
+
+
+def test_a_strategy_called_champion_is_reached_by_its_full_name() -> None:
+    both = snapshot("champion", "momentum", default="momentum")
+    assert both.resolve("champion").strategy == "momentum"
+    assert both.resolve("champion@champion").strategy == "champion"
+
+
+def test_what_is_not_loaded_is_not_found_and_what_is_no_name_is_invalid() -> None:
+    of = snapshot("momentum")
+    assert [reason(of, name) for name in ("carry", "momentum@challenger", "challenger", Z)] == ["UNKNOWN_MODEL"] * 4
+    assert reason(snapshot(), "champion") == "UNKNOWN_MODEL"
+    with pytest.raises(InvalidInputError):
+        of.resolve("No Name")
+
+
+def test_an_error_lists_some_of_what_is_loaded() -> None:
+    many = snapshot(*(f"{n}-strategy" for n in range(10, 60)))
+    with pytest.raises(NotFoundError, match="and 40 more") as raised:
+        many.resolve("carry")
+    assert len(raised.value.message) < 1000
+
+
+def test_a_swap_leaves_whoever_holds_the_old_snapshot_alone() -> None:
+    registry = Registry()
+    registry.swap(serving("momentum", 1, champion=loaded(X)))
+    registry.swap(serving("carry", 1, champion=loaded(Z)))
+    held = registry.current
+    before = registry.swap(serving("momentum", 2, champion=loaded(Y), previous=loaded(X)))
+    assert before is not None
+    assert before.generation == 1
+    assert held.resolve("momentum").loaded.version == X
+    assert registry.current.resolve("momentum").loaded.version == Y
+    assert registry.current.resolve("carry").loaded.version == Z

@@ -1,0 +1,65 @@
+"""Several strategies, many vectors: each for itself, each strategy in one call."""
+
+from __future__ import annotations
+
+from inference_svc.scoring import score
+from inference_svc.vectors import Vector
+from tests.unit.inference_svc.loaded import Sum, loaded, serving
+
+
+def vector(*values: float, feature_set: str = "set", unusable: str = "") -> Vector:
+    return Vector("AAPL", feature_set, 1, 2, 2, list(values), unusable, bytes(32))
+
+
+def test_each_strategy_scores_the_rows_of_its_set_in_one_call() -> None:
+    servings = {
+        "carry": serving("carry", champion=loaded("c" * 64, 100.0)),
+        "fx": serving("fx", champion=loaded("f" * 64, 7.0, feature_set="other", columns=1)),
+        "momentum": serving("momentum", champion=loaded("m" * 64, 0.0)),
+    }
+    results = score(servings, [vector(1.0, 2.0), vector(5.0, feature_set="other"), vector(3.0, 4.0)])
+    assert [[(s.strategy, p) for s, p in r.predictions] for r in results] == [
+        [("carry", 103.0), ("momentum", 3.0)],
+        [("fx", 12.0)],
+        [("carry", 107.0), ("momentum", 7.0)],
+    ]
+    models = [s.champion.model for s in servings.values()]
+    assert [m.calls for m in models if isinstance(m, Sum)] == [1, 1, 1]
+
+
+def test_a_vector_that_cannot_be_scored_says_why_and_its_neighbours_are_scored() -> None:
+    servings = {"momentum": serving("momentum")}
+    results = score(
+        servings,
+        [
+            vector(1.0),
+            vector(1e308, 1e308),
+            vector(1.0, 2.0, unusable="stale"),
+            vector(1.0, feature_set="x"),
+            vector(1.0, 2.0),
+        ],
+    )
+    assert [r.fault.reason if r.fault else "" for r in results] == [
+        "FEATURE_COUNT_MISMATCH",
+        "NON_FINITE_PREDICTION",
+        "",
+        "",
+        "",
+    ]
+    assert [r.skipped for r in results] == ["", "", "stale", "no_model", ""]
+    assert [len(r.predictions) for r in results] == [0, 0, 0, 0, 1]
+
+
+def test_a_strategy_that_cannot_score_a_vector_does_not_silence_the_others() -> None:
+    servings = {
+        "broken": serving("broken", champion=loaded("b" * 64, columns=3)),
+        "momentum": serving("momentum"),
+    }
+    (result,) = score(servings, [vector(1.0, 2.0)])
+    assert result.fault is not None
+    assert "broken" in result.fault.message
+    assert [s.strategy for s, _ in result.predictions] == ["momentum"]
+
+
+def test_nothing_is_scored_without_rows() -> None:
+    assert score({"momentum": serving("momentum")}, []) == []
