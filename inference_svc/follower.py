@@ -21,6 +21,7 @@ from inference_svc.registry import LoadedModel, Registry, Serving
 from modelstore.deployments import Deployment, DeploymentStore
 from modelstore.replicas import ReplicaBoard
 from runtime.errors import QuantmeshError, UnavailableError
+from runtime.process import ended
 
 log = structlog.get_logger()
 
@@ -80,7 +81,7 @@ class Follower:
             for task in (*done, *self._broken):
                 task.result()  # raises what a bug raised
         finally:
-            await asyncio.gather(*map(_end, [*work, *self._pursuits.values()]))
+            await asyncio.gather(*map(ended, [*work, *self._pursuits.values()]))
         try:
             await self._board.remove(self._replica_id)
         except (RedisError, OSError) as error:  # the entry ends by itself
@@ -226,11 +227,3 @@ class Follower:
             if self._reported:
                 log.warning("cannot report to the board of replicas", error=str(error))
             self._reported = False
-
-
-async def _end(task: asyncio.Task[Any]) -> None:
-    """Cancel a task until it has ended: the `asyncio.wait_for` of Python 3.11, with which redis-py sends, loses a
-    cancellation that comes at the same moment as the answer."""
-    while not task.done():
-        task.cancel()
-        await asyncio.wait({task}, timeout=0.05)

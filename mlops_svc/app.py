@@ -2,10 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
-from contextlib import suppress
-
-import structlog
 from redis.asyncio import Redis
 
 from mlops_svc.registration import Header, Registrar
@@ -18,12 +14,10 @@ from modelstore.deployments import DeploymentStore
 from modelstore.manifest import to_json
 from modelstore.replicas import ReplicaBoard
 from quantmesh.mlops.v1 import mlops_service_pb2_grpc
-from runtime.errors import UnavailableError
 from runtime.grpc_server import MeshServer, ServerConfig
+from runtime.process import ended, required_redis_url, vital
 from runtime.redis_client import connect, wait_for_redis
 from streams import load_catalog, raise_fences
-
-log = structlog.get_logger()
 
 
 class Mlops:
@@ -34,8 +28,7 @@ class Mlops:
         self._servicer = servicer
         self._rollout = rollout
         self._redis = redis
-        self._fences = asyncio.create_task(rollout.keep_fences(), name="fences")
-        self._fences.add_done_callback(_end_on_failure)
+        self._fences = vital("keeper of the fences", rollout.keep_fences())
 
     @property
     def port(self) -> int:
@@ -53,9 +46,7 @@ class Mlops:
         self._servicer.stop()
         await self._server.drain()
         await self._rollout.settle()
-        self._fences.cancel()
-        with suppress(asyncio.CancelledError):
-            await self._fences
+        await ended(self._fences)
         await self._redis.aclose()
 
 
@@ -64,14 +55,10 @@ async def build(settings: MlopsSettings) -> Mlops:
 
     Raises UnavailableError (REDIS_NOT_CONFIGURED, REDIS_UNAVAILABLE), PortInUseError.
     """
-    if settings.redis_url is None:
-        raise UnavailableError(
-            "mlops_svc needs Redis: set QUANTMESH_REDIS_URL, or start the mesh with `quantmesh up`",
-            reason="REDIS_NOT_CONFIGURED",
-        )
-    redis = connect(settings.redis_url)
+    redis_url = required_redis_url(settings, "mlops_svc")
+    redis = connect(redis_url)
     try:
-        await wait_for_redis(redis, settings.redis_url, settings.redis_wait_s)
+        await wait_for_redis(redis, redis_url, settings.redis_wait_s)
         catalog = load_catalog(settings.partitions)
 
         async def fence(strategy: str, generation: int) -> None:
@@ -94,10 +81,3 @@ async def build(settings: MlopsSettings) -> Mlops:
         await redis.aclose()
         raise
     return Mlops(server, servicer, rollout, redis)
-
-
-def _end_on_failure(task: asyncio.Task[None]) -> None:
-    """A service whose fences are no longer kept would only look alive: end the process, to be started again."""
-    if not task.cancelled() and (error := task.exception()) is not None:
-        log.critical("the keeper of the fences failed: ending", exc_info=error)
-        raise SystemExit(1)  # out of a callback it ends the event loop

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import signal
 import sys
-from collections.abc import Awaitable, Callable, Coroutine
+from collections.abc import Callable, Coroutine
 from typing import Any, Protocol, TypeVar
 
 import prometheus_client
@@ -47,14 +47,25 @@ def vital(name: str, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
     When it fails, the process ends with code 1, for the supervisor to start it anew.
     """
 
-    def ended(task: asyncio.Task[None]) -> None:
+    def on_end(task: asyncio.Task[None]) -> None:
         if not task.cancelled() and (error := task.exception()) is not None:
             log.critical(f"the {name} failed: ending", exc_info=error)
             raise SystemExit(1)  # out of a callback it ends the event loop
 
     task = asyncio.create_task(work, name=name)
-    task.add_done_callback(ended)
+    task.add_done_callback(on_end)
     return task
+
+
+async def ended(task: asyncio.Task[Any]) -> None:
+    """Cancel a task until it has ended.
+
+    Once may not be enough: `asyncio.wait_for` of Python 3.11, within which redis-py sends, loses a cancellation that
+    comes at the same moment as the answer (gh-86296, mended in 3.12).
+    """
+    while not task.done():
+        task.cancel()
+        await asyncio.wait({task}, timeout=0.05)
 
 
 def required_redis_url(settings: MeshSettings, service: str) -> str:
@@ -84,7 +95,7 @@ def load_settings(kind: type[S]) -> S:
 def run(
     service: str,
     settings_kind: type[S],
-    build: Callable[[S], Awaitable[Running]],
+    build: Callable[[S], Coroutine[Any, Any, Running]],
     *,
     metrics_port: Callable[[S], int],
     metrics_setting: str,
@@ -111,17 +122,16 @@ def run(
     sys.exit(code)
 
 
-async def _serve(service: str, settings: S, build: Callable[[S], Awaitable[Running]]) -> None:
-    ended = asyncio.Event()
+async def _serve(service: str, settings: S, build: Callable[[S], Coroutine[Any, Any, Running]]) -> None:
+    told_to_end = asyncio.Event()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, ended.set)
-    building = asyncio.ensure_future(build(settings))
-    waiting = asyncio.ensure_future(ended.wait())
+        loop.add_signal_handler(number, told_to_end.set)
+    building = asyncio.create_task(build(settings))
+    waiting = asyncio.create_task(told_to_end.wait())
     await asyncio.wait({building, waiting}, return_when=asyncio.FIRST_COMPLETED)
     if not building.done():  # told to end while still waiting for Redis, say
-        building.cancel()
-        await asyncio.gather(building, return_exceptions=True)
+        await ended(building)
         return
     running = building.result()
     log.info("serving", port=running.port)
