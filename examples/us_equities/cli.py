@@ -77,9 +77,9 @@ async def _demo(settings: MeshSettings, console: Console, once: bool, sessions: 
             report = await job.run(plan, models, mesh.addresses, redis, load_catalog(settings.partitions), show)
         await redis.aclose()
         if as_json:
-            print(json.dumps(as_dict(report), indent=2))  # noqa: T201
+            print(json.dumps(as_dict(report, mesh.addresses), indent=2))  # noqa: T201
         else:
-            render(console, report)
+            render(console, report, mesh.addresses)
         if not once:
             _invite(console, mesh.addresses, report)
             await mesh.watch()
@@ -105,10 +105,7 @@ def _bars(progress: Progress, plan: job.Plan) -> Callable[[dict[str, int]], None
 
 def _invite(console: Console, mesh: Addresses, report: job.Report) -> None:
     body = json.dumps({"model_name": "champion", "features": [round(value, 4) for value in report.last_features]})
-    console.print(
-        f"\n[bold]The mesh keeps serving[/] until Ctrl-C. REST {mesh.gateway} (docs at /docs), "
-        f"gRPC features {mesh.feature}, inference {mesh.inference}, mlops {mesh.mlops}. Try:\n"
-    )
+    console.print("\n[bold]The mesh keeps serving[/] until Ctrl-C. Try:\n")
     console.print(
         f"curl -s {mesh.gateway}/inference/predict -H 'Content-Type: application/json' -d '{body}'", soft_wrap=True
     )

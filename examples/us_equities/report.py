@@ -11,11 +11,10 @@ from rich.text import Text
 
 from examples.us_equities.evaluation import COST_BPS, Performance
 from examples.us_equities.job import Report
+from runtime.supervisor import Addresses
 
-_NAMES = ("market data", "raw features", "point-in-time vectors", "signals")
 
-
-def as_dict(report: Report) -> dict[str, Any]:
+def as_dict(report: Report, mesh: Addresses) -> dict[str, Any]:
     """The report for scripts. Times in milliseconds unless the name says otherwise."""
     books, worth = report.books, report.evaluation
     return {
@@ -44,6 +43,10 @@ def as_dict(report: Report) -> dict[str, Any]:
         "promote_ms": report.promote_ms,
         "rollback_ms": report.rollback_ms,
         "versions": report.versions,
+        "gateway": mesh.gateway,
+        "feature": mesh.feature,
+        "inference": mesh.inference,
+        "mlops": mesh.mlops,
         "hit_rate": worth.hit_rate,
         "hit_count": worth.hit_count,
         "cost_bps": COST_BPS,
@@ -52,17 +55,17 @@ def as_dict(report: Report) -> dict[str, Any]:
     }
 
 
-def render(console: Console, report: Report) -> None:
-    """Print the table."""
+def render(console: Console, report: Report, mesh: Addresses) -> None:
+    """Print the tables, and where the mesh is."""
     books = report.books
     stages = Table(title="The way of the data", title_justify="left")
     for column in ("stage", "in", "out", "lost", "duplicated", "p50 ms", "p99 ms"):
         stages.add_column(column, justify="left" if column == "stage" else "right")
     incoming = "-"
-    for name, stage in zip(_NAMES, books.stages, strict=True):
+    for stage in books.stages:
         p50, p99 = stage.percentile_ms(50), stage.percentile_ms(99)
         stages.add_row(
-            f"{name} ({stage.stream})",
+            stage.stream,
             incoming,
             f"{stage.records:,}",
             _zero(stage.lost),
@@ -74,14 +77,14 @@ def render(console: Console, report: Report) -> None:
     lost, duplicated = (sum(getattr(s, what) for s in books.stages) for what in ("lost", "duplicated"))
     p50, p99 = np.percentile(books.end_to_end_ms, [50, 99]) if books.end_to_end_ms.size else (np.nan, np.nan)
     stages.add_row("tick to signal", "", "", _zero(lost), _zero(duplicated), f"{p50:.0f}", f"{p99:.0f}", style="bold")
-    console.print(Group(stages, _facts(report), _worth(report)))
+    console.print(Group(stages, _facts(report, mesh), _worth(report)))
 
 
 def _zero(count: int) -> Text:
     return Text(f"{count:,}", style="green" if count == 0 else "bold red")
 
 
-def _facts(report: Report) -> Table:
+def _facts(report: Report, mesh: Addresses) -> Table:
     books = report.books
     facts = Table(show_header=False, box=None, padding=(0, 2, 0, 0))
     total = sum(stage.records for stage in books.stages)
@@ -93,6 +96,8 @@ def _facts(report: Report) -> Table:
         "prediction", f"{report.prediction:+.6f} by gRPC ({report.grpc_ms:.1f} ms) and REST ({report.rest_ms:.1f} ms)"
     )
     facts.add_row("hot swap", f"promote {report.promote_ms:.0f} ms, rollback {report.rollback_ms:.0f} ms, all replicas")
+    facts.add_row("REST", f"{mesh.gateway} (documentation at {mesh.gateway}/docs)")
+    facts.add_row("gRPC", f"features {mesh.feature}, inference {mesh.inference}, mlops {mesh.mlops}")
     return facts
 
 
