@@ -61,7 +61,9 @@ class Processor:
     async def run(self) -> None:
         """Process until `stop` is called."""
         await every(self._leases.heartbeat_s, self._ended, self._rebalance)
-        await self._let_go(list(self._owners))
+        for release, _ in self._owners.values():
+            release.set()
+        await asyncio.gather(*(owner for _, owner in self._owners.values()))
         with suppress(*AWAY):  # it will be found silent
             await self._leases.live_members(leave=True)
 
@@ -74,16 +76,15 @@ class Processor:
         await self._leases.renew_all()
         place = live.index(self._leases.member)
         wanted = {p for p in range(self._leases.catalog.partitions) if p % len(live) == place}
+        for partition, (release, owner) in list(self._owners.items()):
+            if owner.done():
+                owner.result()  # only a bug of ours ends it by an exception
+                del self._owners[partition]
+            elif partition not in wanted:
+                release.set()  # it finishes its step; the leases of the others are renewed meanwhile
         for partition in sorted(wanted - self._owners.keys()):
             release = asyncio.Event()
             self._owners[partition] = (release, asyncio.create_task(self._own(partition, release)))
-        await self._let_go([p for p in self._owners if p not in wanted])
-
-    async def _let_go(self, partitions: Sequence[int]) -> None:
-        going = [self._owners.pop(partition) for partition in partitions]
-        for release, _ in going:
-            release.set()
-        await asyncio.gather(*(task for _, task in going))
 
     async def _own(self, partition: int, release: asyncio.Event) -> None:
         """Own a partition until told to let go."""

@@ -101,15 +101,15 @@ async def test_a_member_that_stopped_renewing_is_replaced_and_its_late_commit_re
         await wake.wait()
         return await copy(partition, records)
 
-    zombie = started(redis, sleepy, member="zombie", lease_ms=300)
-    task = asyncio.create_task(zombie.run())
+    # Its owners without their heartbeat: as in a process that is stopped, nothing renews their leases.
+    zombie, release = started(redis, sleepy, member="zombie", lease_ms=300), asyncio.Event()
+    owners = [asyncio.create_task(zombie._own(partition, release)) for partition in range(CATALOG.partitions)]
     await asleep.wait()
-    zombie._leases.lease_ms = 1  # its renewals are of no use any more
     async with running(started(redis, member="heir", lease_ms=300)):
         await until(lambda: all_there(redis, 200))
+        release.set()
         wake.set()
-        zombie.stop()
-        await task
+        await asyncio.gather(*owners)
     assert_each_once_in_order(await outputs(redis), 200)
 
 
