@@ -6,7 +6,7 @@ import re
 import zlib
 from functools import cache
 from pathlib import Path
-from typing import Literal
+from typing import Literal, Self
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, model_validator
@@ -38,39 +38,44 @@ class Retention(_Strict):
         return self
 
 
-class _StreamEntry(_Strict):
-    payload: str
-    key: str
-    group: str
-    delivery: Literal["exactly_once", "at_least_once"]
-    retention: Retention
-    batch_size: int | None = Field(default=None, gt=0)
+class _Limits(_Strict):
+    """What holds for every stream, unless its own entry says otherwise; see streams.yaml for each field."""
+
+    batch_size: int = Field(default=100, gt=0)
+    max_batch_delay_ms: float = Field(default=5, ge=0)
+    high_water: int = Field(default=1_000_000, gt=0)
+    low_water: int = Field(default=800_000, ge=0)
+    durability: str = Field(default="memory", pattern=r"^(memory|aof|replicated\([1-9]\d?\))$")
+    max_attempts: int = Field(default=5, gt=0)
+    deduplication_hours: float = Field(default=1, gt=0)
+
+    @model_validator(mode="after")
+    def _low_is_below_high(self) -> Self:
+        if self.low_water >= self.high_water:
+            raise ValueError("low_water must be below high_water")
+        return self
 
 
-class _SystemEntry(_Strict):
-    payload: str
-    max_records: int = Field(gt=0)
-
-
-class _File(_Strict):
-    stream_backend: Literal["redis_streams"]
-    stream_max_lag_ms: float = Field(gt=0)
-    consumer_group: str
-    batch_size: int = Field(gt=0)
-    streams: dict[str, _StreamEntry]
-    system: dict[str, _SystemEntry]
-
-
-class Stream(_Strict):
+class Stream(_Limits):
     """One logical stream."""
 
     name: str
     payload: str
     key: str
-    group: str
+    groups: tuple[str, ...] = Field(min_length=1)
     delivery: Literal["exactly_once", "at_least_once"]
     retention: Retention
-    batch_size: int
+    idempotency_field: str = ""
+
+    @property
+    def group(self) -> str:
+        """The group that usually reads it."""
+        return self.groups[0]
+
+    @property
+    def replicas(self) -> int:
+        """Replicas that must have a record before a send is done; 0 when none need."""
+        return int(self.durability[len("replicated(") : -1]) if self.durability.startswith("replicated") else 0
 
 
 class SystemStream(_Strict):
@@ -78,7 +83,15 @@ class SystemStream(_Strict):
 
     name: str
     payload: str
-    max_records: int
+    max_records: int = Field(gt=0)
+
+
+class _File(_Limits):
+    stream_backend: Literal["redis_streams"]
+    stream_max_lag_ms: float = Field(gt=0)
+    consumer_group: str
+    streams: dict[str, dict[str, object]]
+    system: dict[str, dict[str, object]] = {}
 
 
 class Catalog(_Strict):
@@ -110,28 +123,20 @@ class Catalog(_Strict):
 
 
 @cache
-def _file() -> _File:
-    return _File.model_validate(yaml.safe_load(_YAML.read_text()))
+def _file(path: Path) -> _File:
+    return _File.model_validate(yaml.safe_load(path.read_text()))
 
 
-def load_catalog(partitions: int) -> Catalog:
-    """The catalog of a mesh with that many partitions."""
-    file = _file()
+def load_catalog(partitions: int, path: Path = _YAML) -> Catalog:
+    """The catalog of a mesh with that many partitions; `path` names another definition than the mesh's own."""
+    file = _file(path)
+    limits = {name: getattr(file, name) for name in _Limits.model_fields}
     return Catalog(
         partitions=partitions,
         streams={
-            name: Stream(
-                name=name,
-                payload=entry.payload,
-                key=entry.key,
-                group=entry.group,
-                delivery=entry.delivery,
-                retention=entry.retention,
-                batch_size=entry.batch_size or file.batch_size,
-            )
-            for name, entry in file.streams.items()
+            name: Stream.model_validate({**limits, **entry, "name": name}) for name, entry in file.streams.items()
         },
-        system={name: SystemStream(name=name, **entry.model_dump()) for name, entry in file.system.items()},
+        system={name: SystemStream.model_validate({**entry, "name": name}) for name, entry in file.system.items()},
         stream_max_lag_ms=file.stream_max_lag_ms,
         consumer_group=file.consumer_group,
     )

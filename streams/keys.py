@@ -20,7 +20,7 @@ def dead_letters(stream: str, partition: int) -> str:
 
 
 def producer(producer_id: str, partition: int) -> str:
-    """Hash: epoch of a producer, last sequence and last answer for each stream."""
+    """Hash: epoch of a producer, last sequence and answer for each stream."""
     return f"producer:{{{partition}}}:{producer_id}"
 
 
@@ -32,6 +32,11 @@ def seen(stream: str, partition: int, bucket: int) -> str:
 def group(stream: str, group_name: str, partition: int) -> str:
     """Hash: lease (owner, epoch, until_ms) and progress (offset, read) of a group."""
     return f"group:{{{partition}}}:{stream}:{group_name}"
+
+
+def appended(stream: str, partition: int) -> str:
+    """How many records were ever appended to a partition; less what a group has read, it is the group's backlog."""
+    return f"appended:{{{partition}}}:{stream}"
 
 
 def members(stream: str, group_name: str) -> str:

@@ -108,6 +108,9 @@ class Leases:
             new_offset=new_offset,
             read=len(records),
             outputs=outputs,
+            output_streams={
+                name: (self.catalog.stream(name), 0) for name in {record.stream for record in outputs.records}
+            },
             dead_letters=[self._dead_letter(poison) for poison in outputs.dead],
             entries_read=await self._takes_entries_read(),
         )

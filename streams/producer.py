@@ -130,6 +130,7 @@ class Producer:
                     bucket=int(time.time()) // DEDUPLICATION_WINDOW_S,
                     keep_ids_ms=2 * DEDUPLICATION_WINDOW_S * 1000,
                     keep_state_ms=_KEEP_STATE_MS,
+                    limit=0,
                     records=records,
                 )
             except BaseException:  # the result is unknown, whatever it was

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from hashlib import sha1
@@ -36,7 +37,8 @@ async def _run(redis: Redis, name: str, key_names: Sequence[str], arguments: Seq
 
 @dataclass(frozen=True, slots=True)
 class Produced:
-    """Answer of `produce`: status OK (with counts), FENCED (known epoch in `at`) or GAP (known sequence in `at`)."""
+    """Answer of `produce`: status OK (with counts), FENCED (`at`: the known epoch), GAP (`at`: the known sequence) or
+    FULL (`at`: the backlog)."""
 
     status: str
     accepted: int = 0
@@ -56,9 +58,11 @@ async def produce(
     bucket: int,
     keep_ids_ms: int,
     keep_state_ms: int,
+    limit: int,
     records: Sequence[OutRecord],
 ) -> Produced:
-    """Append a batch to one partition, each record once."""
+    """Append a batch to one partition, each record once, unless the slowest group would then be behind by more than
+    `limit` records (0: no limit). A batch that alone is over the limit passes when there is no backlog."""
     arguments: list[str | bytes | int] = [
         stream.name,
         epoch,
@@ -66,6 +70,7 @@ async def produce(
         stream.retention.max_records or 0,
         keep_ids_ms,
         keep_state_ms,
+        limit,
     ]
     for record in records:
         arguments += (record.payload, record.traceparent, record.event_id)
@@ -74,6 +79,8 @@ async def produce(
         keys.producer(producer_id, partition),
         keys.seen(stream.name, partition, bucket),
         keys.seen(stream.name, partition, bucket - 1),
+        keys.appended(stream.name, partition),
+        *(keys.group(stream.name, group, partition) for group in stream.groups),
     )
     answer = await _run(redis, "produce", key_names, arguments)
     status = answer[0].decode()
@@ -92,12 +99,15 @@ class Lease:
 
 @dataclass(frozen=True, slots=True)
 class Committed:
-    """Answer of `commit`: status OK, LEASE_LOST, OFFSET_MOVED (to `offset`) or FENCED (`strategy` at `generation`)."""
+    """Answer of `commit`: status OK, LEASE_LOST, OFFSET_MOVED (to `offset`), FENCED (`strategy` at `generation`) or
+    FULL (`stream`, whose slowest group is `backlog` records behind)."""
 
     status: str
     offset: str = ""
     strategy: str = ""
     generation: int = 0
+    stream: str = ""
+    backlog: int = 0
 
 
 async def commit(
@@ -111,10 +121,15 @@ async def commit(
     new_offset: str,
     read: int,
     outputs: Outputs,
+    output_streams: Mapping[str, tuple[Stream, int]],
     dead_letters: Sequence[tuple[bytes, str]] = (),
     entries_read: bool,
 ) -> Committed:
-    """Commit outputs, state, dead letters (payload, traceparent) and offset, all or nothing."""
+    """Commit outputs, state, dead letters (payload, traceparent) and offset, all or nothing.
+
+    `output_streams` gives for each stream of the outputs its definition and the most records that its slowest group may
+    be behind afterwards (0: no limit).
+    """
     key_names = [keys.entries(stream.name, partition), keys.group(stream.name, group, partition)]
     numbers: dict[str, int] = {}
 
@@ -125,7 +140,7 @@ async def commit(
         return numbers[key]
 
     keep_ms = NEVER_TRIM
-    if stream.retention.keep_hours is not None and group == stream.group:
+    if stream.retention.keep_hours is not None and group in stream.groups:
         keep_ms = round(stream.retention.keep_hours * 3_600_000)
     arguments: list[str | bytes | int] = [
         group,
@@ -136,13 +151,28 @@ async def commit(
         read,
         keep_ms,
         int(entries_read),
-        len(outputs.fences),
     ]
+    others = [name for name in stream.groups if name != group] if keep_ms != NEVER_TRIM else []
+    arguments.append(len(others))
+    arguments += (number(keys.group(stream.name, name, partition)) for name in others)
+    arguments.append(len(outputs.fences))
     strategies: dict[int, str] = {}
     for strategy, generation in outputs.fences.items():
         fence = number(keys.fence(strategy, partition))
         strategies[fence] = strategy
         arguments += (fence, generation)
+    counts = Counter(record.stream for record in outputs.records)
+    arguments.append(len(counts))
+    for name, count in counts.items():
+        output, limit = output_streams[name]
+        arguments += (
+            number(keys.entries(name, partition)),
+            number(keys.appended(name, partition)),
+            count,
+            limit,
+            len(output.groups),
+            *(number(keys.group(name, reader, partition)) for reader in output.groups),
+        )
     arguments.append(len(outputs.records) + len(dead_letters))
     for record in outputs.records:
         arguments += (number(keys.entries(record.stream, partition)), record.payload, record.traceparent)
@@ -158,6 +188,10 @@ async def commit(
         return Committed(status, offset=answer[1].decode())
     if status == "FENCED":
         return Committed(status, strategy=strategies[int(answer[1])], generation=int(answer[2]))
+    if status == "FULL":
+        key = key_names[int(answer[1]) - 1]
+        name = next(name for name in counts if keys.entries(name, partition) == key)
+        return Committed(status, stream=name, backlog=int(answer[2]))
     return Committed(status)
 
 

@@ -1,11 +1,15 @@
 -- Append a batch of one producer to one partition of one stream, each record once.
--- KEYS: entries, producer state, event ids of this bucket, event ids of the bucket before
+-- KEYS: entries, producer state, event ids of this bucket, event ids of the bucket before, appended, then the state of
+--       each declared group
 -- ARGV: stream, epoch, first sequence, max records (0: no limit), ms to keep event ids, ms to keep producer state,
+--       most records that the slowest group may be behind afterwards (0: no limit),
 --       then for each record: payload, traceparent, event id
--- Returns {'OK', accepted, duplicates, dropped} | {'FENCED', epoch} | {'GAP', last sequence}
+-- Returns {'OK', accepted, duplicates, dropped} | {'FENCED', epoch} | {'GAP', last sequence} | {'FULL', backlog}
 local stream, epoch, first = ARGV[1], tonumber(ARGV[2]), tonumber(ARGV[3])
-local max_records, keep_ids_ms, keep_state_ms = tonumber(ARGV[4]), tonumber(ARGV[5]), tonumber(ARGV[6])
-local count = (#ARGV - 6) / 3
+local max_records, keep_ids_ms, keep_state_ms, limit =
+  tonumber(ARGV[4]), tonumber(ARGV[5]), tonumber(ARGV[6]), tonumber(ARGV[7])
+local FIRST = 8
+local count = (#ARGV - FIRST + 1) / 3
 
 local known = redis.call('HMGET', KEYS[2], 'epoch', 'last:' .. stream, 'answer:' .. stream)
 local known_epoch = tonumber(known[1] or '0')
@@ -13,21 +17,35 @@ if epoch < known_epoch then
   return {'FENCED', known_epoch}
 end
 local last = 0
-if epoch > known_epoch then
-  redis.call('DEL', KEYS[2])
-else
+if epoch == known_epoch then
   last = tonumber(known[2] or '0')
-end
-if first + count - 1 <= last then
-  -- A retry of a batch whose answer was lost.
-  return cjson.decode(known[3])
+  if first + count - 1 <= last then
+    -- A retry of a batch whose answer was lost.
+    return cjson.decode(known[3])
+  end
 end
 if first ~= last + 1 then
   return {'GAP', last}
 end
+if limit > 0 then
+  local appended, backlog = tonumber(redis.call('GET', KEYS[5]) or '0'), 0
+  for i = 6, #KEYS do
+    local group = redis.call('HMGET', KEYS[i], 'read', 'dropped')
+    if not group[2] then
+      backlog = math.max(backlog, appended - tonumber(group[1] or '0'))
+    end
+  end
+  if backlog + count > limit and backlog > 0 then
+    return {'FULL', backlog}
+  end
+end
 
+-- Nothing above writes; nothing below refuses.
+if epoch > known_epoch then
+  redis.call('DEL', KEYS[2])
+end
 local accepted, duplicates, with_ids = 0, 0, false
-for i = 7, #ARGV, 3 do
+for i = FIRST, #ARGV, 3 do
   local event_id, fresh = ARGV[i + 2], true
   if event_id ~= '' then
     with_ids = true
@@ -47,6 +65,7 @@ end
 if with_ids then
   redis.call('PEXPIRE', KEYS[3], keep_ids_ms)
 end
+redis.call('INCRBY', KEYS[5], accepted)
 local dropped = 0
 if max_records > 0 then
   dropped = redis.call('XTRIM', KEYS[1], 'MAXLEN', '~', max_records)

@@ -130,6 +130,7 @@ async def test_a_commit_whose_answer_was_lost_counts_as_done(redis: Redis) -> No
             new_offset="5-0",
             read=1,
             outputs=Outputs([OutRecord("features.pit", "any", b"x")]),
+            output_streams={"features.pit": (CATALOG.stream("features.pit"), 0)},
             entries_read=True,
         )
 

@@ -51,6 +51,7 @@ async def test_a_batch_sent_again_because_its_answer_was_lost_is_recognised(redi
             bucket=1,
             keep_ids_ms=1000,
             keep_state_ms=60_000,
+            limit=0,
             records=[record("x", text) for text in texts],
         )
 
