@@ -6,20 +6,20 @@ import asyncio
 from collections.abc import Coroutine, Sequence
 from typing import Protocol
 
-from redis.asyncio import Redis
-
 from feature_svc.feature_sets import load_feature_sets
-from feature_svc.market_pipeline import MarketPipeline
+from feature_svc.market_pipeline import TRADES, MarketPipeline
 from feature_svc.online import OnlineStore
-from feature_svc.pit_pipeline import PitPipeline
+from feature_svc.pit_pipeline import RAW, PitPipeline
 from feature_svc.publisher import Publisher
 from feature_svc.service import SERVICE_NAME, FeatureServicer
 from feature_svc.settings import FeatureSettings
+from modelstore.layouts import FeatureLayouts
 from quantmesh.feature.v1 import feature_service_pb2_grpc
 from runtime.grpc_server import MeshServer, ServerConfig
 from runtime.process import required_redis_url, vital
-from runtime.redis_client import connect, wait_for_redis
+from runtime.redis_client import Client, connect, wait_for_redis
 from streams import Producer, load_catalog
+from streams.operations.lag import LagMonitor
 
 
 class _Pipeline(Protocol):
@@ -31,7 +31,7 @@ class _Pipeline(Protocol):
 class FeatureService:
     """A feature service that is up."""
 
-    def __init__(self, redis: Redis, server: MeshServer, pipelines: Sequence[_Pipeline]) -> None:
+    def __init__(self, redis: Client, server: MeshServer, pipelines: Sequence[_Pipeline]) -> None:
         self._redis = redis
         self._server = server
         self._pipelines = pipelines
@@ -70,6 +70,8 @@ async def build(settings: FeatureSettings) -> FeatureService:
     redis = connect(redis_url)
     try:
         await wait_for_redis(redis, redis_url, settings.redis_wait_s)
+        for feature_set in sets:
+            await FeatureLayouts(redis).publish(feature_set.name, feature_set.names)
         producer = Producer(redis, catalog)
         servicer = FeatureServicer(
             Publisher(producer, sets, skew_us=settings.skew_us),
@@ -89,5 +91,6 @@ async def build(settings: FeatureSettings) -> FeatureService:
         [
             MarketPipeline(redis, catalog, producer, default_set, skew_us=settings.skew_us),
             PitPipeline(redis, catalog, sets, skew_us=settings.skew_us),
+            LagMonitor(redis, catalog, [(name, catalog.stream(name).group) for name in (TRADES, RAW)]),
         ],
     )

@@ -2,20 +2,14 @@
 
 from __future__ import annotations
 
-import math
-
 from google.protobuf.message import DecodeError
-from google.protobuf.timestamp_pb2 import Timestamp
 
 from feature_svc.market import Tick
-from feature_svc.pit import RawFeature, Status
+from feature_svc.pit import RawFeature
 from feature_svc.vector import FeatureVector
-from feature_svc.vector_hash import vector_hash
 from quantmesh.streams.v1 import feature_pb2, market_data_pb2
-from runtime.times import set_us, to_us
-
-_FIRST_S = -62_135_596_800  # 0001-01-01T00:00:00Z
-_LAST_S = 253_402_300_799  # 9999-12-31T23:59:59Z
+from runtime.times import instant_us, set_us
+from streams.vector_hash import hash_of
 
 
 class UnparsableError(ValueError):
@@ -72,6 +66,7 @@ def parse_tick(payload: bytes) -> Tick:
         instant_us(message.event_time) if message.HasField("event_time") else None,
         instant_us(message.available_at) if message.HasField("available_at") else None,
         message.price,
+        message.size,
     )
 
 
@@ -84,34 +79,11 @@ def vector_message(vector: FeatureVector) -> feature_pb2.FeatureVector:
         statuses=[feature_pb2.FeatureStatus.ValueType(status) for status in vector.statuses],
         value_event_times_us=vector.value_event_times_us,
         value_available_at_us=vector.value_available_at_us,
-        vector_hash=vector_hash(vector),
     )
     set_us(message.as_of, vector.as_of_us)
     if vector.event_time_us is not None:
         set_us(message.event_time, vector.event_time_us)
     if vector.max_available_at_us is not None:
         set_us(message.max_available_at, vector.max_available_at_us)
+    message.vector_hash = hash_of(message)
     return message
-
-
-def vector_of(message: feature_pb2.FeatureVector) -> FeatureVector:
-    """A message as a vector. Its hash is not looked at: `vector_hash` of the result says whether it holds."""
-    return FeatureVector(
-        message.symbol,
-        message.feature_set,
-        to_us(message.event_time) if message.HasField("event_time") else None,
-        to_us(message.as_of),
-        to_us(message.max_available_at) if message.HasField("max_available_at") else None,
-        tuple(math.nan if math.isnan(value) else value for value in message.values),
-        tuple(Status(status) for status in message.statuses),
-        tuple(message.value_event_times_us),
-        tuple(message.value_available_at_us),
-    )
-
-
-def instant_us(timestamp: Timestamp) -> int | None:
-    """Microseconds of a timestamp; None when it is no instant of the years 1 to 9999."""
-    seconds, nanos = timestamp.seconds, timestamp.nanos
-    if not (_FIRST_S <= seconds <= _LAST_S and 0 <= nanos < 1_000_000_000):
-        return None
-    return seconds * 1_000_000 + nanos // 1000

@@ -10,6 +10,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, RootModel, model_validator
 
 from feature_svc.pit import Policy
+from feature_svc.sessions import DailySessions
 from runtime.errors import NotFoundError
 
 _YAML = Path(__file__).with_name("feature_sets.yaml")
@@ -40,6 +41,7 @@ class FeatureSet(_Strict):
 
     name: str = Field(pattern=_NAME)
     universe: tuple[str, ...] = Field(min_length=1, description="Symbols of the cross-section, in order.")
+    sessions: DailySessions = Field(description="The closes that the features are made of.")
     features: tuple[Feature, ...] = Field(min_length=1)
 
     @model_validator(mode="after")
@@ -60,6 +62,7 @@ class FeatureSet(_Strict):
 
 class _Entry(_Strict):
     universe: tuple[str, ...]
+    sessions: DailySessions
     features: tuple[Feature, ...]
 
 
@@ -74,6 +77,8 @@ class FeatureSets:
         self._sets = {feature_set.name: feature_set for feature_set in sets}
         self.feature_names = frozenset(name for feature_set in sets for name in feature_set.names)
         """Features that are in at least one set."""
+        self.symbols = frozenset(symbol for feature_set in sets for symbol in feature_set.universe)
+        """Symbols that are in at least one universe."""
 
     def __iter__(self) -> Iterator[FeatureSet]:
         return iter(self._sets.values())
@@ -83,7 +88,9 @@ class FeatureSets:
         found = self._sets.get(name)
         if found is None:
             raise NotFoundError(
-                f"no feature set {name[:128]!r}; there are: {', '.join(self._sets)}", reason="UNKNOWN_FEATURE_SET"
+                f"no feature set {name[:128]!r}; there are: {', '.join(self._sets)}",
+                reason="UNKNOWN_FEATURE_SET",
+                field="feature_set",
             )
         return found
 
@@ -92,8 +99,4 @@ class FeatureSets:
 def load_feature_sets() -> FeatureSets:
     """The sets of feature_sets.yaml."""
     file = _File.model_validate(yaml.safe_load(_YAML.read_text()))
-    return FeatureSets(
-        tuple(
-            FeatureSet(name=name, universe=entry.universe, features=entry.features) for name, entry in file.root.items()
-        )
-    )
+    return FeatureSets(tuple(FeatureSet(name=name, **dict(entry)) for name, entry in file.root.items()))

@@ -1,8 +1,9 @@
 """The pipeline from `market_data.trades` to `features.raw`: ticks in, the raw features of each closed session out.
 
-It looks across symbols, hence across partitions, so it is a consumer: effects first, then the offset. After a crash
-between the two it rebuilds the market from the committed ticks, reads the others again, and publishes the same records
-under the same event ids, which the stream refuses as duplicates.
+It looks across symbols, hence across partitions, so it is a consumer: effects first, then the offset. The effects are
+the raw features, then the closes that they were made of (`closes`). After a crash between any two of these it rebuilds
+the market from the closes that are kept, reads what is not committed again, and publishes the same records under the
+same event ids, which the stream refuses as duplicates.
 """
 
 from __future__ import annotations
@@ -12,27 +13,24 @@ from collections.abc import Iterator, Sequence
 
 import numpy as np
 import structlog
-from redis.asyncio import Redis
 
 from feature_svc import convert, metrics
+from feature_svc.closes import Close, Closes
 from feature_svc.entry_clock import appended_us
 from feature_svc.feature_sets import FeatureSet
 from feature_svc.features import FEATURE_NAMES, WINDOW
-from feature_svc.market import SILENCE_US, CrossSection, Market
+from feature_svc.market import CrossSection, Market, Taken
 from feature_svc.pit import RawFeature, Violation
 from feature_svc.pit_pipeline import RAW
 from runtime import telemetry
+from runtime.redis_client import Client
 from streams import Batch, Catalog, Consumer, OutRecord, Poison, Producer, Record
 from streams.leases import LEASE_MS
-from streams.reading import last
 
 log = structlog.get_logger()
 
 TRADES = "market_data.trades"
 SOURCE = "feature_svc"
-
-_SLACK_SESSIONS = 60
-"""History that is read beyond the window at first; more is read when it turns out too short."""
 
 _SEND_AT_LEAST = 2_000
 """Records that are gathered before they are sent."""
@@ -43,7 +41,7 @@ class MarketPipeline:
 
     def __init__(
         self,
-        redis: Redis,
+        redis: Client,
         catalog: Catalog,
         producer: Producer,
         feature_set: FeatureSet,
@@ -51,21 +49,22 @@ class MarketPipeline:
         skew_us: int,
         lease_ms: int = LEASE_MS,
     ) -> None:
-        self._redis = redis
         self._catalog = catalog
         self._producer = producer
-        self._universe = feature_set.universe
+        self._feature_set = feature_set
         self._skew_us = skew_us
-        most_symbols = max(Counter(map(catalog.partition_of, self._universe)).values())
-        self._history = most_symbols * (WINDOW + _SLACK_SESSIONS)
+        # What a step took lies within the window, so that it is known when it is read again.
+        self._batch_size = min(catalog.stream(TRADES).batch_size, WINDOW)
+        self._closes = Closes(redis, catalog.partitions)
         self._market = self._new_market()
+        self._stalled = False
         self._consumer = Consumer(
             redis,
             catalog,
             TRADES,
             self._handle,
             on_assigned=self._rebuild,
-            history_per_partition=self._history,
+            batch_size=self._batch_size,
             lease_ms=lease_ms,
         )
 
@@ -79,12 +78,40 @@ class MarketPipeline:
 
     async def _handle(self, batches: Sequence[Batch]) -> list[Poison]:
         dead: list[Poison] = []
+        closes: list[Close] = []
+        skipped: Counter[str] = Counter()
         for batch in batches:
             for record in batch.records:
-                violation = self._take(self._market, record)
-                if violation is not None:
-                    metrics.BAD_TICKS.labels(violation.reason).inc()
-                    dead.append(Poison(record, violation.reason, f"{violation.field} {violation.description}"))
+                outcome = self._take(self._market, record)
+                if isinstance(outcome, Close):
+                    closes.append(outcome)
+                elif isinstance(outcome, Violation):
+                    metrics.BAD_TICKS.labels(outcome.reason).inc()
+                    dead.append(Poison(record, outcome.reason, f"{outcome.field} {outcome.description}"))
+                else:
+                    skipped[outcome.name] += 1
+        for reason, count in skipped.items():
+            metrics.SKIPPED_TICKS.labels(reason).inc(count)
+        if closes:
+            await self._publish_due()
+            await self._closes.keep(closes, self._market.needed_from_us)
+        self._observe(read_to_the_end=all(len(batch.records) < self._batch_size for batch in batches))
+        return dead
+
+    def _take(self, market: Market, record: Record) -> Close | Taken | Violation:
+        try:
+            tick = convert.parse_tick(record.payload)
+        except convert.UnparsableError as error:
+            return Violation("UNPARSABLE", "payload", str(error))
+        if self._catalog.partition_of(tick.symbol) != record.partition:
+            return Violation("WRONG_PARTITION", "symbol", f"is not of partition {record.partition}")
+        outcome = market.accept(tick, appended_us(record), self._skew_us, record.traceparent)
+        if outcome is Taken.CLOSE and tick.event_time_us is not None:
+            return Close(record, tick.event_time_us)
+        return outcome
+
+    async def _publish_due(self) -> None:
+        """Close what is due and publish its features."""
         waiting: list[OutRecord] = []
         for section in self._market.close():
             waiting += self._raw_features(section)
@@ -93,17 +120,9 @@ class MarketPipeline:
                 await self._producer.send_many(waiting)
                 waiting = []
         await self._producer.send_many(waiting)
-        return dead
-
-    def _take(self, market: Market, record: Record) -> Violation | None:
-        try:
-            tick = convert.parse_tick(record.payload)
-        except convert.UnparsableError as error:
-            return Violation("UNPARSABLE", "payload", str(error))
-        return market.accept(tick, appended_us(record), self._skew_us, record.traceparent)
 
     def _raw_features(self, section: CrossSection) -> Iterator[OutRecord]:
-        for place, symbol in enumerate(self._universe):
+        for place, symbol in enumerate(self._feature_set.universe):
             if symbol not in section.traceparents:
                 continue
             values = section.values[place]
@@ -122,60 +141,37 @@ class MarketPipeline:
         for name, value in zip(FEATURE_NAMES, values, strict=True):
             if not np.isfinite(value):  # the history is too short yet
                 continue
-            event_id = f"{symbol}:{name}:{section.event_time_us}:0"
+            event_id = f"{SOURCE}|{symbol}:{name}:{section.event_time_us}:0"
             raw = RawFeature(
                 symbol, name, value, section.event_time_us, section.available_at_us, SOURCE, event_id=event_id
             )
             yield OutRecord(RAW, symbol, convert.raw_payload(raw), traceparent, event_id)
 
-    async def _rebuild(self, history: Sequence[Record]) -> None:
-        """Make the market that the committed ticks lead to, without effects.
+    def _observe(self, *, read_to_the_end: bool) -> None:
+        """Show how far the market is behind; say it once when it is held up although there is nothing left to read."""
+        market = self._market
+        metrics.OPEN_SESSIONS.set(market.open_sessions)
+        metrics.BEHIND_S.set(market.behind_us / 1e6)
+        held_up_by = market.held_up_by()
+        if held_up_by and read_to_the_end and not self._stalled:
+            log.warning(
+                "no session closes: no symbol of a partition has a close",
+                symbols=held_up_by,
+                open_sessions=market.open_sessions,
+                behind_s=market.behind_us // 1_000_000,
+            )
+        self._stalled = bool(held_up_by) and (self._stalled or read_to_the_end)
 
-        Reads back until nothing older can matter: partitions may have been read far ahead of one another, and then
-        the window begins early in those that are ahead.
-        """
-        count = self._history
-        while True:
-            market, whole = self._replay(history, count)
-            if whole:
-                break
-            count *= 4
-            ends = {record.partition: record.entry_id for record in history}  # the last of each partition
-            stream = self._catalog.stream(TRADES)
-            history = [
-                record
-                for partition, end in ends.items()
-                for record in await last(self._redis, stream, partition, end, count)
-            ]
-        self._market = market
-        if history:
-            log.info("market rebuilt", ticks=len(history))
-
-    def _replay(self, history: Sequence[Record], count: int) -> tuple[Market, bool]:
-        """The market of a history of at most `count` records a partition, and whether more would not change it."""
-        market = self._new_market()
-        of_partition: dict[int, list[Record]] = {}
-        for record in history:
-            self._take(market, record)
-            of_partition.setdefault(record.partition, []).append(record)
-        market.close_silently()
-        cut_off = [records for records in of_partition.values() if len(records) >= count]
-        return market, all(market.remembers_from(_begins_us(records)) for records in cut_off)
+    async def _rebuild(self) -> None:
+        """Make the market that the closes which are kept lead to, without effects."""
+        self._market = self._new_market()
+        taken = [self._take(self._market, record) for record in await self._closes.load()]
+        closes = [each for each in taken if isinstance(each, Close)]
+        self._market.close_silently()
+        self._closes.remember(closes)
+        self._observe(read_to_the_end=False)
+        if closes:
+            log.info("market rebuilt", closes=len(closes), open_sessions=self._market.open_sessions)
 
     def _new_market(self) -> Market:
-        return Market(self._universe, self._catalog.partition_of)
-
-
-def _begins_us(records: Sequence[Record]) -> int:
-    """Event time after which a partition's history that was cut off is whole.
-
-    No tick before the cut lies ahead of the newest tick there, and no accepted tick after it lies further behind that
-    one than the silence allowed. A tenth of the records are looked at, because the first may be late ones.
-    """
-    newest_us = 0
-    for record in records[: max(1, len(records) // 10)]:
-        try:
-            newest_us = max(newest_us, convert.parse_tick(record.payload).event_time_us or 0)
-        except convert.UnparsableError:
-            continue
-    return newest_us + SILENCE_US
+        return Market(self._feature_set.universe, self._feature_set.sessions.is_close, self._catalog.partition_of)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from prometheus_client import Counter
+from prometheus_client import Counter, Gauge
 
 VIOLATIONS = Counter(
     "quantmesh_feature_pit_violations_total", "Raw features that break a point-in-time rule, by reason.", ["reason"]
@@ -16,3 +16,13 @@ LATE = Counter("quantmesh_feature_late_records_total", "Raw features that came a
 REPEATED = Counter("quantmesh_feature_repeated_records_total", "Raw features that were known already.")
 CROSS_SECTIONS = Counter("quantmesh_feature_cross_sections_total", "Sessions closed and published.")
 BAD_TICKS = Counter("quantmesh_feature_bad_ticks_total", "Ticks that were refused, by reason.", ["reason"])
+SKIPPED_TICKS = Counter(
+    "quantmesh_feature_skipped_ticks_total",
+    "Ticks that no feature is made of: INTRADAY prints, closes that are REPEATED, UNKNOWN_SYMBOL outside the universe.",
+    ["reason"],
+)
+OPEN_SESSIONS = Gauge("quantmesh_feature_open_sessions", "Sessions that wait for symbols.")
+BEHIND_S = Gauge(
+    "quantmesh_feature_behind_seconds",
+    "From the oldest session that waits for symbols to the newest session, in event time; 0 when none waits.",
+)

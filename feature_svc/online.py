@@ -7,13 +7,12 @@ from collections import defaultdict
 from collections.abc import Sequence
 from typing import cast
 
-from redis.asyncio import Redis
-
 from feature_svc.feature_sets import FeatureSets
 from feature_svc.pit import MAX_SYMBOL_CHARS
 from feature_svc.symbol_state import STATE, SymbolState
 from feature_svc.vector import FeatureVector, VectorRules
 from runtime.errors import InvalidInputError
+from runtime.redis_client import Client
 from runtime.times import now_us
 from runtime.validation import Violations
 from streams import Catalog, keys
@@ -24,7 +23,7 @@ MAX_SYMBOLS = 1_000
 class OnlineStore:
     """Answers what was known of symbols, by the same rules as the stream's vectors."""
 
-    def __init__(self, redis: Redis, catalog: Catalog, sets: FeatureSets, *, skew_us: int) -> None:
+    def __init__(self, redis: Client, catalog: Catalog, sets: FeatureSets, *, skew_us: int) -> None:
         self._redis = redis
         self._catalog = catalog
         self._sets = sets

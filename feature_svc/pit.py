@@ -66,13 +66,17 @@ class Violation(NamedTuple):
     description: str
 
 
-def check_print(raw: RawFeature, known_names: Container[str], now_us: int, skew_us: int) -> Violation | None:
+def check_print(
+    raw: RawFeature, known_symbols: Container[str], known_names: Container[str], now_us: int, skew_us: int
+) -> Violation | None:
     """The first rule that a raw feature breaks, or None. `skew_us` is how far ahead of `now_us` a time may be.
 
-    Reasons: INVALID_FIELD, UNKNOWN_FEATURE, NON_FINITE, and those of `check_times`.
+    Reasons: INVALID_FIELD, UNKNOWN_SYMBOL, UNKNOWN_FEATURE, NON_FINITE, and those of `check_times`.
     """
     if not 0 < len(raw.symbol) <= MAX_SYMBOL_CHARS:
         return Violation("INVALID_FIELD", "symbol", f"needs 1 to {MAX_SYMBOL_CHARS} characters; has {len(raw.symbol)}")
+    if raw.symbol not in known_symbols:  # state is kept of each symbol, so there must be a bound to them
+        return Violation("UNKNOWN_SYMBOL", "symbol", f"{raw.symbol!r} is in the universe of no feature set")
     if raw.name not in known_names:
         if not 0 < len(raw.name) <= MAX_NAME_CHARS:
             return Violation("INVALID_FIELD", "name", f"needs 1 to {MAX_NAME_CHARS} characters; has {len(raw.name)}")

@@ -8,8 +8,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from redis.asyncio import Redis
-
 from feature_svc import convert, metrics
 from feature_svc.assembler import Assembler
 from feature_svc.entry_clock import appended_us
@@ -18,6 +16,7 @@ from feature_svc.pit import Violation, check_print
 from feature_svc.symbol_state import STATE, SymbolState
 from feature_svc.vector import FeatureVector
 from runtime import telemetry
+from runtime.redis_client import Client
 from streams import Catalog, Outputs, OutRecord, Poison, Processor, Record, keys
 from streams.leases import LEASE_MS
 
@@ -29,9 +28,11 @@ class PitPipeline:
     """Runs the point-in-time rules over the partitions that this process owns."""
 
     def __init__(
-        self, redis: Redis, catalog: Catalog, sets: FeatureSets, *, skew_us: int, lease_ms: int = LEASE_MS
+        self, redis: Client, catalog: Catalog, sets: FeatureSets, *, skew_us: int, lease_ms: int = LEASE_MS
     ) -> None:
         self._redis = redis
+        self._catalog = catalog
+        self._known_symbols = sets.symbols
         self._known_names = sets.feature_names
         self._skew_us = skew_us
         self._assembler = Assembler(tuple(sets))
@@ -62,11 +63,16 @@ class PitPipeline:
             except convert.UnparsableError as error:
                 self._refuse(outputs, record, Violation("UNPARSABLE", "payload", str(error)))
                 continue
-            violation = check_print(raw, self._known_names, appended_us(record), self._skew_us)
+            violation = check_print(raw, self._known_symbols, self._known_names, appended_us(record), self._skew_us)
             if violation is not None:
                 self._refuse(outputs, record, violation)
                 continue
             symbol = raw.symbol
+            if self._catalog.partition_of(symbol) != partition:
+                self._refuse(
+                    outputs, record, Violation("WRONG_PARTITION", "symbol", f"is not of partition {partition}")
+                )
+                continue
             state = states.get(symbol)
             if state is None:
                 state = states[symbol] = SymbolState()

@@ -22,6 +22,7 @@ class Publisher:
 
     def __init__(self, producer: Producer, sets: FeatureSets, *, skew_us: int) -> None:
         self._producer = producer
+        self._known_symbols = sets.symbols
         self._known_names = sets.feature_names
         self._skew_us = skew_us
 
@@ -40,6 +41,7 @@ class Publisher:
             raise ResourceExhaustedError(
                 f"features: {len(raws)} records; at most {MAX_RECORDS} are taken in one call: send several",
                 reason="TOO_MANY_RECORDS",
+                field="features",
                 metadata={"limit": str(MAX_RECORDS)},
             )
         violations = Violations()
@@ -48,7 +50,7 @@ class Publisher:
             violations.add("features", "needs at least one record")
         now = now_us()
         for number, raw in enumerate(raws):
-            violation = check_print(raw, self._known_names, now, self._skew_us)
+            violation = check_print(raw, self._known_symbols, self._known_names, now, self._skew_us)
             if violation is not None:
                 if not violations:
                     first_reason = violation.reason

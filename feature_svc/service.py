@@ -12,7 +12,7 @@ from feature_svc.online import OnlineStore
 from feature_svc.publisher import Publisher
 from quantmesh.feature.v1 import feature_service_pb2 as pb
 from quantmesh.feature.v1 import feature_service_pb2_grpc
-from runtime import telemetry
+from runtime import telemetry, times
 from runtime.errors import InvalidInputError
 from runtime.validation import Violations, request_id
 
@@ -48,7 +48,7 @@ class FeatureServicer(feature_service_pb2_grpc.FeatureServiceServicer):
         """See the contract."""
         as_of_us = None
         if request.HasField("as_of"):
-            as_of_us = convert.instant_us(request.as_of)
+            as_of_us = times.instant_us(request.as_of)
             if as_of_us is None:
                 raise InvalidInputError.of_field("as_of", "is no instant of the years 1 to 9999")
         feature_set = request.feature_set or self._default_set

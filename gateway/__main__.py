@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import signal
+import socket
 import sys
 
 import structlog
@@ -11,11 +12,24 @@ import uvicorn
 from gateway.app import create_app
 from gateway.settings import GatewaySettings
 from runtime import logs, telemetry
-from runtime.errors import PortInUseError
+from runtime.errors import ConfigurationError
 from runtime.ports import require_free
 from runtime.process import EX_CONFIG, load_settings
 
 log = structlog.get_logger()
+
+
+class _Server(uvicorn.Server):
+    """Says what the other services say; uvicorn's own lines are left out."""
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().startup(sockets)
+        if self.started:
+            log.info("serving", port=self.servers[0].sockets[0].getsockname()[1])
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        log.info("stopping")
+        await super().shutdown(sockets)
 
 
 def main() -> None:
@@ -25,12 +39,13 @@ def main() -> None:
     provider = telemetry.configure("gateway")
     try:
         require_free(settings.host, settings.gateway_port, "QUANTMESH_GATEWAY_PORT")
-        server = uvicorn.Server(
+        server = _Server(
             uvicorn.Config(
                 create_app(settings),
                 host=settings.host,
                 port=settings.gateway_port,
                 log_config=None,  # uvicorn's lines go where the others do
+                log_level="warning",
                 access_log=False,
                 lifespan="on",
                 timeout_graceful_shutdown=round(settings.drain_grace_s),
@@ -41,8 +56,10 @@ def main() -> None:
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, server.handle_exit)
         server.run()
+        if server.started:
+            log.info("stopped")
         code = 0 if server.started else 1
-    except PortInUseError as error:
+    except ConfigurationError as error:
         log.error(error.message)
         code = EX_CONFIG
     finally:

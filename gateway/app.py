@@ -8,10 +8,9 @@ from contextlib import asynccontextmanager
 from typing import Any
 
 from fastapi import FastAPI
-from fastapi_swagger import patch_fastapi
 from pydantic.json_schema import models_json_schema
 
-from gateway import problems, routes
+from gateway import docs, problems, routes
 from gateway.edge import Edge
 from gateway.inference import Inference
 from gateway.schemas import BatchBody, PredictBody
@@ -49,7 +48,8 @@ def create_app(settings: GatewaySettings) -> FastAPI:
         summary="Predictions over REST",
         version="1",
         lifespan=lifespan,
-        docs_url=None,  # `patch_fastapi` serves it, with its scripts from here
+        openapi_url=None,  # gateway.docs serves it, and the page that shows it
+        docs_url=None,
         swagger_ui_oauth2_redirect_url=None,
         redoc_url=None,
         # Edge makes the one span and the metrics of a request; FastAPI's own would be second ones.
@@ -57,7 +57,7 @@ def create_app(settings: GatewaySettings) -> FastAPI:
     )
     app.state.settings = settings
     app.include_router(routes.router)
-    patch_fastapi(app, redirect_from_root_to_docs=False)
+    app.include_router(docs.router)
     problems.install(app)
     app.add_middleware(Edge)
     return app

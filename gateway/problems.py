@@ -19,6 +19,9 @@ from runtime.grpc_failure import Failure
 
 MEDIA_TYPE = "application/problem+json"
 
+RETRY_AFTER_S = 1
+"""When to come again while the inference service is away: it takes about so long to be restarted."""
+
 _HTTP_STATUS = {
     grpc.StatusCode.INVALID_ARGUMENT: HTTPStatus.BAD_REQUEST,
     grpc.StatusCode.NOT_FOUND: HTTPStatus.NOT_FOUND,
@@ -27,6 +30,7 @@ _HTTP_STATUS = {
     grpc.StatusCode.RESOURCE_EXHAUSTED: HTTPStatus.TOO_MANY_REQUESTS,
     grpc.StatusCode.UNIMPLEMENTED: HTTPStatus.NOT_IMPLEMENTED,
     grpc.StatusCode.UNAVAILABLE: HTTPStatus.SERVICE_UNAVAILABLE,
+    grpc.StatusCode.CANCELLED: HTTPStatus.SERVICE_UNAVAILABLE,  # by the service, which is overloaded or going away
     grpc.StatusCode.DEADLINE_EXCEEDED: HTTPStatus.GATEWAY_TIMEOUT,
 }
 """Every other gRPC status is 500."""
@@ -89,15 +93,20 @@ def internal_problem() -> Problem:
 def problem_of(failure: Failure) -> Problem:
     """The problem that a failed RPC is to a REST caller."""
     status = _HTTP_STATUS.get(failure.code, HTTPStatus.INTERNAL_SERVER_ERROR)
+    if status == HTTPStatus.TOO_MANY_REQUESTS and failure.reason and failure.retry_after_s is None:
+        status = HTTPStatus.REQUEST_ENTITY_TOO_LARGE  # a limit of the request itself: to try again would not help
     if status == HTTPStatus.INTERNAL_SERVER_ERROR:
         return internal_problem()
     detail = failure.message if failure.reason else _OWN_WORDS.get(status, status.description)
+    retry_after_s = failure.retry_after_s
+    if retry_after_s is None and status == HTTPStatus.SERVICE_UNAVAILABLE:
+        retry_after_s = RETRY_AFTER_S
     return Problem(
         status,
         detail,
         reason=failure.reason or failure.code.name,
         errors=failure.violations,
-        retry_after_s=failure.retry_after_s,
+        retry_after_s=retry_after_s,
     )
 
 

@@ -15,7 +15,7 @@ from pydantic import BaseModel
 from gateway import convert
 from gateway.bodies import read_body
 from gateway.inference import Inference
-from gateway.problems import Problem, documented
+from gateway.problems import RETRY_AFTER_S, Problem, documented
 from gateway.schemas import BatchAnswer, BatchBody, HealthAnswer, PredictAnswer, PredictBody
 from gateway.settings import GatewaySettings
 
@@ -83,6 +83,7 @@ async def batch(request: Request, inference: InferenceOfApp, settings: SettingsO
         raise
 
 
+@router.head("/inference/health", include_in_schema=False)
 @router.get(
     "/inference/health",
     summary="Status, loaded models, uptime",
@@ -94,6 +95,7 @@ async def health(request: Request, response: Response, inference: InferenceOfApp
     models = None if serving == "UNREACHABLE" else await inference.models()
     if models is None:
         response.status_code = HTTPStatus.SERVICE_UNAVAILABLE
+        response.headers["retry-after"] = str(RETRY_AFTER_S)
     return HealthAnswer(
         status="unavailable" if models is None else "ok" if serving == "SERVING" and models else "degraded",
         models=[convert.loaded_model(model) for model in models or ()],
@@ -109,6 +111,7 @@ async def metrics(request: Request) -> Response:
     return Response(encode(prometheus_client.REGISTRY), media_type=content_type)
 
 
+@router.head("/", include_in_schema=False)
 @router.get("/", include_in_schema=False)
 async def index() -> HTMLResponse:
     """Where to go from here."""

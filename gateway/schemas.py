@@ -5,7 +5,7 @@ from __future__ import annotations
 from datetime import datetime
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, FailFast, Field
 
 Feature = Annotated[float, Field(strict=True, allow_inf_nan=False)]
 """A JSON number. Texts, booleans, null, NaN and infinities are refused."""
@@ -21,14 +21,14 @@ class _Body(BaseModel):
 class PredictBody(_Body):
     """One row to score."""
 
-    features: list[Feature] = Field(
+    features: Annotated[list[Feature], FailFast()] = Field(
         description="One finite number for each feature, in the order of the model's `feature_names`.",
         examples=[[0.012, -0.004, 0.31]],
     )
     model_name: Text = Field(
         default="champion",
-        description="`champion`, `challenger`, `{strategy}`, `{strategy}@champion`, `{strategy}@challenger` "
-        "or a version digest.",
+        description="`champion`, `{strategy}`, `{strategy}@champion` or a version digest. `challenger` and "
+        "`{strategy}@challenger` are reserved: not found until a challenger can be deployed.",
     )
     request_id: Text = Field(default="", description="Identity of the call, echoed; default: one is made.")
     metadata: dict[Text, Text] = Field(default={}, description="Free labels, echoed.")
@@ -37,7 +37,7 @@ class PredictBody(_Body):
 class BatchBody(_Body):
     """Rows to score in one call of the model."""
 
-    batch: list[list[Feature]] = Field(
+    batch: Annotated[list[Annotated[list[Feature], FailFast()]], FailFast()] = Field(
         description="The rows, each as `features` of a single prediction.", examples=[[[0.012, -0.004, 0.31]]]
     )
     model_name: Text = Field(default="champion", description="As for a single prediction.")
@@ -75,7 +75,7 @@ class LoadedModel(BaseModel):
     name: str = Field(description="Name from the model's manifest.")
     version: str = Field(description="SHA-256 digest of the artifact.")
     strategy: str = Field(description="Strategy whose deployment refers to it.")
-    alias: str = Field(description="`champion`, `challenger` or `previous`.")
+    alias: str = Field(description="`champion` or `previous`.")
     generation: int = Field(description="Generation of the deployment.")
     feature_set: str = Field(description="Feature set that it was trained on.")
     feature_names: list[str] = Field(description="The order in which a prediction takes the features.")

@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import asyncio
 import socket
+from uuid import uuid4
 
 import structlog
-from redis.asyncio import Redis
 
 from inference_svc import metrics
 from inference_svc.follower import Follower
 from inference_svc.loader import Loader, say_what_runs
 from inference_svc.predict import Predictor
 from inference_svc.registry import Registry
-from inference_svc.scorer import Scorer
+from inference_svc.scorer import STREAM, Scorer
 from inference_svc.service import SERVICE_NAME, InferenceServicer
 from inference_svc.settings import InferenceSettings
 from modelstore.artifacts import ArtifactStore
@@ -22,8 +22,9 @@ from modelstore.replicas import ReplicaBoard
 from quantmesh.inference.v1 import inference_service_pb2_grpc
 from runtime.grpc_server import MeshServer, ServerConfig
 from runtime.process import required_redis_url, vital
-from runtime.redis_client import connect, wait_for_redis
+from runtime.redis_client import Client, connect, wait_for_redis
 from streams import load_catalog
+from streams.operations.lag import LagMonitor
 
 log = structlog.get_logger()
 
@@ -31,14 +32,16 @@ log = structlog.get_logger()
 class Inference:
     """A replica that is up."""
 
-    def __init__(self, server: MeshServer, follower: Follower, scorer: Scorer, redis: Redis) -> None:
+    def __init__(self, server: MeshServer, follower: Follower, scorer: Scorer, lag: LagMonitor, redis: Client) -> None:
         self._server = server
         self._follower = follower
         self._scorer = scorer
+        self._lag = lag
         self._redis = redis
         self._tasks = [
             vital("follower", follower.run()),
             vital("scorer", scorer.run()),
+            vital("lag monitor", lag.run()),
         ]
 
     @property
@@ -55,6 +58,7 @@ class Inference:
         """NOT_SERVING, stop reading, drain, close Redis."""
         await self._server.not_serving()
         self._scorer.stop()
+        self._lag.stop()
         self._follower.stop()
         await asyncio.gather(*self._tasks)
         await self._server.drain()
@@ -79,22 +83,28 @@ async def build(settings: InferenceSettings) -> Inference:
             ReplicaBoard(redis),
             Loader(ArtifactStore(settings.home / "models"), warm_up=settings.model_warmup),
             registry,
+            replica_id(settings.inference_port),
         )
-        await follower.load_present()
+        await follower.start()
         server = MeshServer(ServerConfig.of(settings, settings.inference_port, "QUANTMESH_INFERENCE_PORT"))
         inference_service_pb2_grpc.add_InferenceServiceServicer_to_server(
             InferenceServicer(Predictor(registry, settings.max_batch_rows), registry, settings.p99_ms_target),
             server.server,
         )
         await server.start([SERVICE_NAME])
-        await follower.join(replica_id(server.port), server.address)
+        await follower.listening(server.address)
     except BaseException:
         await redis.aclose()
         raise
-    scorer = Scorer(redis, load_catalog(settings.partitions), registry, follower, settings.batch_size)
-    return Inference(server, follower, scorer, redis)
+    catalog = load_catalog(settings.partitions)
+    scorer = Scorer(redis, catalog, registry, follower, settings.batch_size)
+    lag = LagMonitor(redis, catalog, [(STREAM, catalog.stream(STREAM).group)])
+    return Inference(server, follower, scorer, lag, redis)
 
 
 def replica_id(port: int) -> str:
-    """Identity of the replica that listens on a port: a restarted process takes its own old place on the board."""
-    return f"{socket.gethostname()}:{port}"
+    """Identity of the replica that is to listen on a port: a restarted process takes its own old place on the board.
+
+    One that takes any free port (0) does not know it yet, and has an identity of its own.
+    """
+    return f"{socket.gethostname()}:{port or uuid4().hex[:12]}"

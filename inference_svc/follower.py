@@ -19,7 +19,7 @@ from inference_svc import metrics
 from inference_svc.loader import Loader
 from inference_svc.registry import LoadedModel, Registry, Serving
 from modelstore.deployments import Deployment, DeploymentStore
-from modelstore.replicas import ReplicaBoard
+from modelstore.replicas import ReplicaBoard, Served
 from runtime.errors import QuantmeshError, UnavailableError
 from runtime.process import ended
 
@@ -34,14 +34,22 @@ _LAST_RETRY_S = 10.0
 
 
 class Follower:
-    """Follows the deployments while `run` runs."""
+    """Follows the deployments: `start`, then `listening`, then `run`."""
 
-    def __init__(self, deployments: DeploymentStore, board: ReplicaBoard, loader: Loader, registry: Registry) -> None:
+    def __init__(
+        self,
+        deployments: DeploymentStore,
+        board: ReplicaBoard,
+        loader: Loader,
+        registry: Registry,
+        replica_id: str,
+    ) -> None:
         self._deployments = deployments
         self._board = board
         self._loader = loader
         self._registry = registry
-        self._replica_id = self._address = ""
+        self._replica_id = replica_id
+        self._address = ""
         self._reported = True
         self._wanted: dict[str, Deployment] = {}
         self._errors: dict[str, str] = {}
@@ -52,21 +60,29 @@ class Follower:
         self._next_swap = asyncio.Event()
         self._ended = asyncio.Event()
 
-    async def load_present(self) -> None:
-        """Read the deployments once and try once to load each; `run` goes on trying.
+    async def start(self) -> None:
+        """Enter the board, then try once to load what is deployed, until that is what was read last; `run` goes on
+        trying.
 
-        Raises UnavailableError (REDIS_UNAVAILABLE) when they cannot be read.
+        On the board first: from then on, whoever promotes waits for this replica, so that it cannot begin to serve
+        what was demoted while it loaded. Raises UnavailableError (REDIS_UNAVAILABLE) when Redis does not answer.
         """
         try:
-            present = await self._deployments.all()
+            await self._board.report(self._replica_id, self._address, {}, {}, TTL_MS)
+            reporting = asyncio.create_task(self._keep_reporting())
+            try:
+                while (present := {each.strategy: each for each in await self._deployments.all()}) != self._wanted:
+                    news = [each for each in present.values() if each != self._wanted.get(each.strategy)]
+                    self._wanted = present
+                    await asyncio.gather(*map(self._attempt, news))
+            finally:
+                await ended(reporting)
         except (RedisError, OSError) as error:
-            raise UnavailableError(f"cannot read the deployments: {error}", reason="REDIS_UNAVAILABLE") from error
-        self._wanted = {deployment.strategy: deployment for deployment in present if deployment.champion_version}
-        await asyncio.gather(*(self._attempt(deployment) for deployment in self._wanted.values()))
+            raise UnavailableError(f"cannot follow the deployments: {error}", reason="REDIS_UNAVAILABLE") from error
 
-    async def join(self, replica_id: str, address: str) -> None:
-        """Enter the board, where whoever promotes finds the replicas to wait for. `run` keeps the entry alive."""
-        self._replica_id, self._address = replica_id, address
+    async def listening(self, address: str) -> None:
+        """Tell the board where this replica answers."""
+        self._address = address
         await self._report()
 
     async def run(self) -> None:
@@ -127,14 +143,21 @@ class Follower:
             await asyncio.sleep(HEARTBEAT_S)
 
     def _want(self, deployment: Deployment) -> None:
-        """Go for a deployment, unless it is served already. An older pursuit of the strategy ends."""
-        if not deployment.champion_version or deployment.generation <= self._generation(deployment.strategy):
-            return
-        self._wanted[deployment.strategy] = deployment
-        pursuit = self._pursuits.get(deployment.strategy)
+        """Go for a deployment, unless it is served or pursued already. Another pursuit of the strategy ends.
+
+        What is stored counts, also when its generation is lower than the one that is served: Redis lost the later one.
+        """
+        strategy = deployment.strategy
+        pursuit = self._pursuits.get(strategy)
+        if deployment == self._wanted.get(strategy):
+            serving = self._registry.current.servings.get(strategy)
+            pursued = pursuit is not None and not pursuit.done()
+            if pursued or (serving is not None and _served(serving) == Served.of(deployment)):
+                return
+        self._wanted[strategy] = deployment
         if pursuit is not None:
             pursuit.cancel()
-        pursuit = self._pursuits[deployment.strategy] = asyncio.create_task(self._pursue(deployment))
+        pursuit = self._pursuits[strategy] = asyncio.create_task(self._pursue(deployment))
         pursuit.add_done_callback(self._pursued)
 
     def _pursued(self, pursuit: asyncio.Task[None]) -> None:
@@ -219,7 +242,7 @@ class Follower:
 
     async def _report(self) -> None:
         self._news.clear()
-        serving = {name: serving.generation for name, serving in self._registry.current.servings.items()}
+        serving = {name: _served(serving) for name, serving in self._registry.current.servings.items()}
         try:
             await self._board.report(self._replica_id, self._address, serving, dict(self._errors), TTL_MS)
             self._reported = True
@@ -227,3 +250,7 @@ class Follower:
             if self._reported:
                 log.warning("cannot report to the board of replicas", error=str(error))
             self._reported = False
+
+
+def _served(serving: Serving) -> Served:
+    return Served(serving.generation, serving.champion.version)

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import re
 from dataclasses import dataclass
 from typing import Literal, TypeAlias, cast
 
+from modelstore.names import is_digest, is_strategy
 from runtime.errors import InvalidInputError
 
 Alias: TypeAlias = Literal["champion", "challenger"]
@@ -15,8 +15,6 @@ DEFAULT = "champion"
 """What an empty name means."""
 
 _ALIASES = ("champion", "challenger")
-_DIGEST = re.compile(r"[0-9a-f]{64}")
-_STRATEGY = re.compile(r"[a-z0-9_-]{1,64}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,15 +39,16 @@ def parse(name: str) -> ModelName:
     """Read a model name.
 
     `champion` and `challenger` alone are roles, even if a strategy should have that name: `champion@champion` reaches
-    it. 64 hexadecimal characters alone are a digest. Raises InvalidInputError (INVALID_MODEL_NAME).
+    it. There is no challenger yet; its names are kept for it. 64 hexadecimal characters alone are a digest. Raises
+    InvalidInputError (INVALID_MODEL_NAME).
     """
     name = name or DEFAULT
     if name in _ALIASES:
         return OfStrategy(None, cast(Alias, name))
-    if _DIGEST.fullmatch(name):
+    if is_digest(name):
         return OfVersion(name)
     strategy, at, alias = name.partition("@")
-    if not _STRATEGY.fullmatch(strategy) or (at and alias not in _ALIASES):
+    if not is_strategy(strategy) or (at and alias not in _ALIASES):
         raise InvalidInputError.of_field(
             FIELD,
             f"{name[:80]!r} is not a model name: use champion, challenger, {{strategy}}, {{strategy}}@champion, "

@@ -16,14 +16,16 @@ from numpy.typing import NDArray
 
 from inference_svc.registry import LoadedModel, Registry, Target
 from runtime.errors import FailedPreconditionError, InvalidInputError, ResourceExhaustedError
-from runtime.validation import Violations
+from runtime.validation import MAX_REQUEST_ID_CHARS, Violations
 
 INLINE_ROWS = 64
 """Up to so many rows are scored on the event loop: a hop to a thread costs more than the call."""
 
-MAX_REQUEST_ID_CHARS = 128
 MAX_LABELS = 32
 MAX_LABEL_CHARS = 256
+
+_MAX_ERROR_CHARS = 300
+"""Of what the runtime says of a model that failed: an error travels in a gRPC trailer."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,7 +56,7 @@ def predict_one(target: Target, features: Sequence[float]) -> float:
     """Score one row.
 
     Raises InvalidInputError (FEATURE_COUNT_MISMATCH, NON_FINITE_FEATURE), FailedPreconditionError
-    (NON_FINITE_PREDICTION).
+    (NON_FINITE_PREDICTION, MODEL_FAILED).
     """
     columns = target.loaded.model.columns
     if len(features) != columns:
@@ -62,9 +64,12 @@ def predict_one(target: Target, features: Sequence[float]) -> float:
     row = np.fromiter(features, np.float64, columns)
     if not np.isfinite(row).all():
         _raise_non_finite(row.reshape(1, -1), "features")
-    prediction = float(target.loaded.model.predict(row.reshape(1, -1))[0])
+    try:
+        prediction = float(target.loaded.model.predict(row.reshape(1, -1))[0])
+    except Exception as error:
+        raise _model_failed(target.loaded, error, 0) from error
     if not math.isfinite(prediction):
-        raise non_finite_prediction(target.loaded, prediction, 0)
+        raise _non_finite_prediction(target.loaded, prediction, 0)
     return prediction
 
 
@@ -91,6 +96,7 @@ class Predictor:
             raise ResourceExhaustedError(
                 f"batch has {len(rows)} rows; at most {self._max_batch_rows} are allowed: send it in parts",
                 reason="BATCH_TOO_LARGE",
+                field="batch",
                 metadata={"rows": str(len(rows)), "limit": str(self._max_batch_rows)},
             )
         if len(rows) <= INLINE_ROWS:
@@ -109,15 +115,46 @@ def score_rows(target: Target, rows: Sequence[Sequence[float]]) -> Predictions:
     matrix = flat.reshape(len(rows), columns)
     if not np.isfinite(flat).all():
         _raise_non_finite(matrix, None)
-    values = loaded.model.predict(matrix)
-    finite = np.isfinite(values)
-    if not finite.all():
-        worst = int(np.argmin(finite))
-        raise non_finite_prediction(loaded, float(values[worst]), worst)
+    values, faults = run(loaded, matrix)
+    if faults:
+        raise faults[min(faults)]
     return Predictions(target, values)
 
 
-def non_finite_prediction(loaded: LoadedModel, value: float, row: int) -> FailedPreconditionError:
+def run(
+    loaded: LoadedModel, matrix: NDArray[np.float64]
+) -> tuple[NDArray[np.float64], dict[int, FailedPreconditionError]]:
+    """Predictions of rows, in one call of the model, and by row the fault of each that has none that is finite.
+
+    A model may fail as a whole over one row (an index that its table does not have): then each row is scored alone.
+    """
+    faults: dict[int, FailedPreconditionError] = {}
+    try:
+        values = loaded.model.predict(matrix)
+    except Exception:  # what a runtime raises shares no base but this
+        values = np.full(len(matrix), np.nan)
+        for row in range(len(matrix)):
+            try:
+                values[row] = loaded.model.predict(matrix[row : row + 1])[0]
+            except Exception as error:
+                faults[row] = _model_failed(loaded, error, row)
+    finite = np.isfinite(values)
+    if not finite.all():
+        for row in map(int, np.flatnonzero(~finite)):
+            faults.setdefault(row, _non_finite_prediction(loaded, float(values[row]), row))
+    return values, faults
+
+
+def _model_failed(loaded: LoadedModel, error: Exception, row: int) -> FailedPreconditionError:
+    """The error of a model that raised."""
+    return FailedPreconditionError(
+        f"model {loaded.manifest.name!r} ({loaded.version[:12]}) failed on row {row}: {error}"[:_MAX_ERROR_CHARS],
+        reason="MODEL_FAILED",
+        metadata={"model_version": loaded.version, "row": str(row)},
+    )
+
+
+def _non_finite_prediction(loaded: LoadedModel, value: float, row: int) -> FailedPreconditionError:
     """The error of a model that gave NaN or infinity: no caller gets such a number to trade on."""
     return FailedPreconditionError(
         f"model {loaded.manifest.name!r} ({loaded.version[:12]}) gave {value} for row {row}: the features are outside "

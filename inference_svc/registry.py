@@ -118,6 +118,7 @@ class Snapshot:
                 "no model is loaded yet: register one and promote it "
                 "(quantmesh.mlops.v1.MlopsService: RegisterModel, then Promote)",
                 reason="UNKNOWN_MODEL",
+                field="model_name",
                 metadata={"model_name": name},
             )
         loaded = _listed([f"{t.strategy}@{t.role} ({t.loaded.version[:12]})" for t in self.targets()])
@@ -129,6 +130,7 @@ class Snapshot:
                 f"{name or DEFAULT!r} alone could mean any of {strategies}: name the strategy, or set "
                 "QUANTMESH_DEFAULT_STRATEGY",
                 reason="NO_DEFAULT_STRATEGY",
+                field="model_name",
                 metadata={"model_name": name, "strategies": strategies},
             )
         elif (strategy := wanted.strategy or self._default_strategy or next(iter(self.servings))) in self.servings:
@@ -137,7 +139,10 @@ class Snapshot:
             by = " (QUANTMESH_DEFAULT_STRATEGY)" if wanted.strategy is None else ""
             what = f"strategy {strategy!r}{by} has no model here"
         return NotFoundError(
-            f"{what}; loaded: {loaded}", reason="UNKNOWN_MODEL", metadata={"model_name": name, "loaded": loaded}
+            f"{what}; loaded: {loaded}",
+            reason="UNKNOWN_MODEL",
+            field="model_name",
+            metadata={"model_name": name, "loaded": loaded},
         )
 
 
@@ -156,8 +161,6 @@ class Registry:
         self._default_strategy = default_strategy
         self.current = Snapshot({}, default_strategy)
 
-    def swap(self, serving: Serving) -> Serving | None:
-        """Serve this from the next lookup on; returns what the strategy served before."""
-        before = self.current
-        self.current = Snapshot({**before.servings, serving.strategy: serving}, self._default_strategy)
-        return before.servings.get(serving.strategy)
+    def swap(self, serving: Serving) -> None:
+        """Serve this from the next lookup on."""
+        self.current = Snapshot({**self.current.servings, serving.strategy: serving}, self._default_strategy)

@@ -20,7 +20,6 @@ import asyncio
 from collections.abc import Sequence
 
 from opentelemetry.trace import SpanKind
-from redis.asyncio import Redis
 
 from inference_svc import metrics
 from inference_svc.follower import Follower
@@ -31,6 +30,7 @@ from inference_svc.signals import make_signal
 from inference_svc.vectors import Vector, read_vector
 from runtime import telemetry
 from runtime.errors import InvalidInputError
+from runtime.redis_client import Client
 from streams import Catalog, Outputs, OutRecord, Poison, Processor, Record
 
 STREAM = "features.pit"
@@ -42,7 +42,9 @@ _WAIT_S = 1.0
 class Scorer:
     """A member of the stream's group while `run` runs."""
 
-    def __init__(self, redis: Redis, catalog: Catalog, registry: Registry, follower: Follower, batch_size: int) -> None:
+    def __init__(
+        self, redis: Client, catalog: Catalog, registry: Registry, follower: Follower, batch_size: int
+    ) -> None:
         self._catalog = catalog
         self._registry = registry
         self._follower = follower

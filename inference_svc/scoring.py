@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from inference_svc.predict import non_finite_prediction
+from inference_svc.predict import run
 from inference_svc.registry import Serving
 from inference_svc.vectors import Vector
 from runtime.errors import InvalidInputError, QuantmeshError
@@ -63,9 +63,10 @@ def _score_one(serving: Serving, vectors: Sequence[Vector], indices: Sequence[in
             rows.append(index)
     if not rows:
         return
-    predictions = model.predict(np.array([vectors[index].values for index in rows], dtype=np.float64))
-    for index, prediction in zip(rows, predictions.tolist(), strict=True):
-        if np.isfinite(prediction):
+    values, faults = run(serving.champion, np.array([vectors[index].values for index in rows], dtype=np.float64))
+    for row, (index, prediction) in enumerate(zip(rows, values.tolist(), strict=True)):
+        fault = faults.get(row)
+        if fault is None:
             results[index].predictions.append((serving, prediction))
         else:
-            results[index].fault = results[index].fault or non_finite_prediction(serving.champion, prediction, index)
+            results[index].fault = results[index].fault or fault

@@ -13,10 +13,11 @@ from modelstore.manifest import Manifest, validate
 from modelstore.names import check_digest
 from modelstore.onnx_model import COLUMN_MISMATCH, OnnxModel
 from runtime.errors import InvalidInputError, ResourceExhaustedError
-from runtime.validation import Violations
+from runtime.validation import MAX_REQUEST_ID_CHARS, Violations
 
 MAX_CHUNK_BYTES = 1024 * 1024
-MAX_REQUEST_ID_CHARS = 128
+
+_RETRY_AFTER_S = 2.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,41 +39,64 @@ Claim: TypeAlias = Callable[[str, Header], Awaitable[None]]
 class Registrar:
     """Registers models in an artifact store."""
 
-    def __init__(self, artifacts: ArtifactStore, claim: Claim, max_model_bytes: int) -> None:
+    def __init__(
+        self, artifacts: ArtifactStore, claim: Claim, *, max_model_bytes: int, max_registering_bytes: int
+    ) -> None:
         self._artifacts = artifacts
         self._claim = claim
         self._max_model_bytes = max_model_bytes
+        self._max_registering_bytes = max_registering_bytes
+        self._registering_bytes = 0
 
     async def register(self, parts: AsyncIterable[Part]) -> Artifact:
         """Read the header, then the chunks; check everything; store. Nothing is written before all checks have passed.
 
         Raises InvalidInputError: HEADER_MISSING, HEADER_REPEATED, CHUNK_TOO_LARGE, DIGEST_MISMATCH, COLUMN_MISMATCH,
-        REQUEST_ID_REUSED, what OnnxModel.load raises, INVALID_FIELD; ResourceExhaustedError: MODEL_TOO_LARGE.
+        REQUEST_ID_REUSED, what OnnxModel.load raises, INVALID_FIELD; ResourceExhaustedError: MODEL_TOO_LARGE,
+        REGISTRATIONS_BUSY (to be tried again).
         """
         header: Header | None = None
         chunks: list[bytes] = []
         size_bytes = 0
-        async for part in parts:
+        try:
+            async for part in parts:
+                if header is None:
+                    header = _first(part)
+                    continue
+                chunk = _chunk(part)
+                self._hold(len(chunk), size_bytes)
+                size_bytes += len(chunk)
+                chunks.append(chunk)
             if header is None:
-                header = _first(part)
-                continue
-            chunk = _chunk(part)
-            size_bytes += len(chunk)
-            if size_bytes > self._max_model_bytes:
-                raise ResourceExhaustedError(
-                    f"the model has more than {self._max_model_bytes} bytes; QUANTMESH_MAX_MODEL_BYTES is the limit",
-                    reason="MODEL_TOO_LARGE",
-                    metadata={"limit_bytes": str(self._max_model_bytes)},
-                )
-            chunks.append(chunk)
-        if header is None:
-            raise _no_header()
-        onnx = b"".join(chunks)
-        chunks.clear()  # a large model is in memory once while it is checked
-        await asyncio.to_thread(check_model, header, onnx)
-        if header.request_id:
-            await self._claim(header.request_id, header)
-        return await asyncio.to_thread(self._artifacts.put, header.manifest, onnx)
+                raise _no_header()
+            onnx = b"".join(chunks)
+            chunks.clear()  # a large model is in memory once while it is checked
+            await asyncio.to_thread(check_model, header, onnx)
+            if header.request_id:
+                await self._claim(header.request_id, header)
+            return await asyncio.to_thread(self._artifacts.put, header.manifest, onnx)
+        finally:
+            self._registering_bytes -= size_bytes
+
+    def _hold(self, count: int, held: int) -> None:
+        """Take so many bytes more into memory, for a registration that has `held` there."""
+        if held + count > self._max_model_bytes:
+            raise ResourceExhaustedError(
+                f"the model has more than {self._max_model_bytes} bytes; QUANTMESH_MAX_MODEL_BYTES is the limit",
+                reason="MODEL_TOO_LARGE",
+                field="chunk",
+                metadata={"limit_bytes": str(self._max_model_bytes)},
+            )
+        alone = self._registering_bytes == held  # then it passes, so that a model of any allowed size can be registered
+        if not alone and self._registering_bytes + count > self._max_registering_bytes:
+            raise ResourceExhaustedError(
+                f"the models that are being registered have {self._registering_bytes} bytes; "
+                "QUANTMESH_MAX_REGISTERING_BYTES is the limit: try again",
+                reason="REGISTRATIONS_BUSY",
+                metadata={"limit_bytes": str(self._max_registering_bytes)},
+                retry_after_s=_RETRY_AFTER_S,
+            )
+        self._registering_bytes += count
 
 
 def check_model(header: Header, onnx: bytes) -> None:

@@ -91,15 +91,6 @@ class ArtifactStore:
             raise _corrupt(version, f"{_MODEL} does not have the digest in {_ARTIFACT}")
         return onnx
 
-    def versions(self) -> list[str]:
-        """All versions, sorted."""
-        with self._storage():
-            try:
-                folders = [Path(path).name for path in self._fs.ls(self._root, detail=False)]
-            except FileNotFoundError:
-                return []
-            return sorted(name for name in folders if is_digest(name) and self._fs.exists(self._path(name, _ARTIFACT)))
-
     def _holds(self, version: str, document: bytes, onnx_sha256: str) -> bool:
         try:
             if self._fs.cat_file(self._path(version, _ARTIFACT)) != document:
@@ -140,7 +131,10 @@ def _describe(manifest: Manifest, onnx: bytes) -> tuple[bytes, Artifact]:
 def _unknown(version: str) -> NotFoundError:
     shown = version[:80]
     return NotFoundError(
-        f"no model has version {shown!r}: register it first", reason="UNKNOWN_VERSION", metadata={"version": shown}
+        f"no model has version {shown!r}: register it first",
+        reason="UNKNOWN_VERSION",
+        field="version",
+        metadata={"version": shown},
     )
 
 

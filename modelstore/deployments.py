@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncGenerator, Callable
+from contextlib import aclosing
 from dataclasses import dataclass, replace
 from typing import TypeAlias, cast
 
 import structlog
-from redis.asyncio import Redis
+from google.protobuf.message import DecodeError
+from redis.exceptions import RedisError
 
 from modelstore import keys, requests, scripts
 from quantmesh.mlops.v1 import deployment_pb2
 from runtime import telemetry, times, validation
 from runtime.errors import FailedPreconditionError, NotFoundError
-from runtime.redis_client import AWAY
+from runtime.redis_client import Client
 
 log = structlog.get_logger()
 
@@ -24,7 +26,11 @@ _RECONNECT_S = 0.1
 
 @dataclass(frozen=True, slots=True)
 class Deployment:
-    """What a strategy serves; see `quantmesh.mlops.v1.Deployment`. `generation` grows by one with each change."""
+    """What a strategy serves; see `quantmesh.mlops.v1.Deployment`.
+
+    `generation` grows with each change. After Redis lost its last writes the same number may come again for another
+    champion: whoever compares two deployments compares both.
+    """
 
     strategy: str
     champion_version: str = ""
@@ -45,6 +51,7 @@ def promoted(present: Deployment | None, strategy: str, version: str) -> Deploym
         raise FailedPreconditionError(
             f"{version} is the champion of {strategy!r} already (generation {before.generation})",
             reason="ALREADY_CHAMPION",
+            field="version",
             metadata={"strategy": strategy, "generation": str(before.generation)},
         )
     return replace(before, champion_version=version, previous_version=before.champion_version)
@@ -61,6 +68,7 @@ def rolled_back(present: Deployment | None, strategy: str) -> Deployment:
         raise FailedPreconditionError(
             f"{strategy!r} has no previous champion to go back to: it was promoted once only",
             reason="NO_PREVIOUS",
+            field="strategy",
             metadata={"strategy": strategy, "generation": str(present.generation)},
         )
     return replace(present, champion_version=present.previous_version, previous_version=present.champion_version)
@@ -71,6 +79,7 @@ def unknown_strategy(strategy: str) -> NotFoundError:
     return NotFoundError(
         f"strategy {strategy!r} has no deployment: promote a version first",
         reason="UNKNOWN_STRATEGY",
+        field="strategy",
         metadata={"strategy": strategy},
     )
 
@@ -78,7 +87,7 @@ def unknown_strategy(strategy: str) -> NotFoundError:
 class DeploymentStore:
     """Deployments in Redis. Methods raise what redis-py raises when the server is away."""
 
-    def __init__(self, redis: Redis) -> None:
+    def __init__(self, redis: Client) -> None:
         self._redis = redis
 
     async def get(self, strategy: str) -> Deployment | None:
@@ -88,17 +97,31 @@ class DeploymentStore:
     async def all(self) -> list[Deployment]:
         """All deployments, sorted by strategy."""
         found = cast(dict[bytes, bytes], await self._redis.hgetall(keys.DEPLOYMENTS))
-        return sorted(map(_decode, found.values()), key=lambda deployment: deployment.strategy)
+        deployments = []
+        for strategy, state in found.items():
+            try:
+                deployments.append(_decode(state))
+            except DecodeError as error:  # one that somebody else wrote must not stop the others
+                log.error("no deployment, left out", strategy=strategy.decode(errors="replace"), error=str(error))
+        return sorted(deployments, key=lambda deployment: deployment.strategy)
 
     async def promote(
-        self, strategy: str, version: str, *, expected_generation: int | None, reason: str, request_id: str
+        self,
+        strategy: str,
+        version: str,
+        *,
+        expected_generation: int | None,
+        reason: str,
+        request_id: str,
+        floor: int = 0,
     ) -> Deployment:
         """Make a version the champion; the old champion becomes `previous`. Returns the deployment after it.
 
-        The same `request_id` with the same content returns the first result; an empty one is replaced by a new one.
-        With `expected_generation` None the change is applied to whatever is there. Whether the version exists is for
-        the caller to check. Raises FailedPreconditionError (STALE_GENERATION, ALREADY_CHAMPION), InvalidInputError
-        (REQUEST_ID_REUSED).
+        Its generation is the next one above both the present one and `floor`, the highest that anybody is known to
+        have seen. The same `request_id` with the same content returns the first result; an empty one is replaced by a
+        new one. With `expected_generation` None the change is applied to whatever is there. Whether the version exists
+        is for the caller to check. Raises FailedPreconditionError (STALE_GENERATION, ALREADY_CHAMPION),
+        InvalidInputError (REQUEST_ID_REUSED).
         """
         return await self._change(
             strategy,
@@ -108,10 +131,11 @@ class DeploymentStore:
             reason,
             validation.request_id(request_id),
             requests.digest("promote", strategy, version, expected_generation, reason),
+            floor,
         )
 
     async def rollback(
-        self, strategy: str, *, expected_generation: int | None, reason: str, request_id: str
+        self, strategy: str, *, expected_generation: int | None, reason: str, request_id: str, floor: int = 0
     ) -> Deployment:
         """Make the previous champion the champion again; otherwise as `promote`.
 
@@ -127,15 +151,29 @@ class DeploymentStore:
             reason,
             validation.request_id(request_id),
             requests.digest("rollback", strategy, expected_generation, reason),
+            floor,
         )
 
     async def watch(self) -> AsyncGenerator[Deployment, None]:
-        """The present deployments, then each one whenever its generation has grown, for ever.
+        """The present deployments, then each one whenever it is another than before, for ever.
 
-        States in between may be skipped, the last one never is: the channel only says when to look. Goes on by itself
-        after Redis was away. Whoever stops early closes it (`contextlib.aclosing`), which ends the subscription.
+        Most often its generation has grown; it is lower, or the same with another champion, after Redis lost its last
+        writes. States in between may be skipped, the last one never is. Whoever stops early closes it
+        (`contextlib.aclosing`), which ends the subscription.
         """
-        seen: dict[str, int] = {}
+        seen: dict[str, Deployment] = {}
+        async with aclosing(self.snapshots()) as snapshots:
+            async for present in snapshots:
+                before, seen = seen, {deployment.strategy: deployment for deployment in present}
+                for deployment in present:
+                    if deployment != before.get(deployment.strategy):
+                        yield deployment
+
+    async def snapshots(self) -> AsyncGenerator[list[Deployment], None]:
+        """All deployments, sorted by strategy: now, with every change, after Redis was away, and each second besides.
+
+        The channel only says when to look. Close it to stop early, as `watch`.
+        """
         away = False
         while True:
             _raise_if_cancelled()
@@ -143,14 +181,14 @@ class DeploymentStore:
                 async with self._redis.pubsub() as changes:
                     await changes.subscribe(keys.CHANGED)  # before the first look, so that no change falls between
                     while True:
-                        for deployment in await self.all():
-                            if deployment.generation > seen.get(deployment.strategy, 0):
-                                seen[deployment.strategy] = deployment.generation
-                                yield deployment
+                        present = await self.all()
+                        if away:
+                            log.info("deployments are followed again")
                         away = False
+                        yield present
                         _raise_if_cancelled()
                         await changes.get_message(ignore_subscribe_messages=True, timeout=_REREAD_S)
-            except AWAY as error:
+            except (RedisError, OSError) as error:
                 if not away:
                     log.warning("Redis is away: deployments are not followed until it is back", error=str(error))
                 away = True
@@ -165,6 +203,7 @@ class DeploymentStore:
         reason: str,
         request_id: str,
         request_digest: str,
+        floor: int,
     ) -> Deployment:
         known_digest, result, seen = await self._read(strategy, request_id)
         if known_digest:  # before the transition, which would refuse the repetition of a promote: it is champion by now
@@ -176,7 +215,7 @@ class DeploymentStore:
             _check_generation(strategy, present, expected_generation)
             after = replace(
                 transition(present),
-                generation=(present.generation if present else 0) + 1,
+                generation=max(present.generation if present else 0, floor) + 1,
                 updated_at_us=times.now_us(),
                 reason=reason,
             )
@@ -221,6 +260,7 @@ def _check_generation(strategy: str, present: Deployment | None, expected_genera
         raise FailedPreconditionError(
             f"{strategy!r} is at generation {generation}, not {expected_generation}: look at it again, then decide",
             reason="STALE_GENERATION",
+            field="expected_generation",
             metadata={
                 "strategy": strategy,
                 "generation": str(generation),

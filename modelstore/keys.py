@@ -17,6 +17,9 @@ REPLICAS = "replicas:{mlops}"
 REPORTS = "replicas.reports:{mlops}"
 """Hash: replica id -> its report, as JSON."""
 
+LAYOUTS = "feature_layouts:{mlops}"
+"""Hash: feature set -> its feature names in order, as JSON."""
+
 
 def request(request_id: str) -> str:
     """Hash of a request that was carried out: digest of its content, and the deployment that it answered."""

@@ -106,12 +106,3 @@ def canonical_json(document: Any) -> bytes:
 def to_json(manifest: Manifest) -> bytes:
     """Canonical JSON: equal manifests give equal bytes."""
     return canonical_json(as_document(manifest))
-
-
-def from_json(data: bytes) -> Manifest:
-    """Read `to_json`. Raises InvalidInputError (reason NOT_A_MANIFEST) for anything else."""
-    try:
-        document = json.loads(data)
-    except ValueError as error:
-        raise InvalidInputError.of_field("manifest", f"is not JSON: {error}", reason="NOT_A_MANIFEST") from error
-    return of_document(document)

@@ -6,6 +6,7 @@ is a model that can be served.
 
 from __future__ import annotations
 
+import threading
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -22,6 +23,9 @@ FIELD = "chunk"
 NOT_ONNX = "NOT_ONNX"
 COLUMN_MISMATCH = "COLUMN_MISMATCH"
 OUTPUT_MISMATCH = "OUTPUT_MISMATCH"
+
+_PROBE_S = 5.0
+"""A model that takes longer for two rows is no model to serve; a loop without an end is one."""
 
 _DTYPES: dict[str, type[np.float32] | type[np.float64]] = {"tensor(float)": np.float32, "tensor(double)": np.float64}
 
@@ -102,11 +106,17 @@ class OnnxModel:
         except Exception as error:  # its error classes share no base but this
             raise InvalidInputError.of_field(FIELD, f"does not load as ONNX: {error}", reason=NOT_ONNX) from error
         model = cls(session)
+        limits = ort.RunOptions()
+        watch = threading.Timer(_PROBE_S, lambda: setattr(limits, "terminate", True))
+        watch.start()
         try:
-            model.predict(np.zeros((2, model.columns), dtype=np.float64))
+            model._run(np.zeros((2, model.columns), dtype=np.float64), limits)
         except Exception as error:
-            description = f"does not give one number a row when run on two rows of zeros: {error}"
+            why = f"it took more than {_PROBE_S:g} s" if limits.terminate else str(error)
+            description = f"does not give one number a row when run on two rows of zeros: {why}"
             raise InvalidInputError.of_field(FIELD, description, reason=OUTPUT_MISMATCH) from error
+        finally:
+            watch.cancel()
         return model
 
     def predict(self, rows: Rows) -> NDArray[np.float64]:
@@ -114,9 +124,12 @@ class OnnxModel:
 
         A value beyond the range of a float32 model becomes infinite: check that predictions are finite.
         """
+        return self._run(rows)
+
+    def _run(self, rows: Rows, limits: ort.RunOptions | None = None) -> NDArray[np.float64]:
         with np.errstate(over="ignore"):
             array = np.ascontiguousarray(rows, dtype=self._dtype)
-        result: NDArray[np.float64] = self._session.run(self._outputs, {self._input: array})[0]
+        result: NDArray[np.float64] = self._session.run(self._outputs, {self._input: array}, limits)[0]
         if result.size != len(array):
             raise RuntimeError(f"the model gave {result.size} numbers for {len(array)} rows")
         return result.reshape(-1).astype(np.float64, copy=False)

@@ -5,10 +5,9 @@ from __future__ import annotations
 import json
 from hashlib import sha256
 
-from redis.asyncio import Redis
-
 from modelstore import scripts
 from runtime.errors import InvalidInputError
+from runtime.redis_client import Client
 
 
 def digest(*content: str | int | None) -> str:
@@ -25,7 +24,7 @@ def reused(request_id: str) -> InvalidInputError:
     )
 
 
-async def claim(redis: Redis, request_id: str, *content: str | int | None) -> None:
+async def claim(redis: Client, request_id: str, *content: str | int | None) -> None:
     """Bind an id to a content, for a call that needs no stored answer because it is idempotent by content.
 
     Raises InvalidInputError (reason REQUEST_ID_REUSED) when the id is bound to another content.

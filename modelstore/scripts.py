@@ -2,38 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cache
-from hashlib import sha1
 from pathlib import Path
-from typing import Any, Literal, cast
-
-from redis.asyncio import Redis
-from redis.exceptions import NoScriptError
+from typing import Literal
 
 from modelstore import keys
+from runtime.lua import Scripts
+from runtime.redis_client import Client
 
-_LUA = Path(__file__).with_name("lua")
+_LUA = Scripts(Path(__file__).with_name("lua"))
 
 REMEMBERED_MS = 24 * 3600 * 1000
 """How long a request id is remembered."""
 
 EVENTS_KEPT = 100_000
-
-
-@cache
-def _source(name: str) -> tuple[str, str]:
-    text = (_LUA / f"{name}.lua").read_text()
-    return text, sha1(text.encode(), usedforsecurity=False).hexdigest()
-
-
-async def _run(redis: Redis, name: str, key_names: Sequence[str], arguments: Sequence[str | bytes | int]) -> Any:
-    text, digest = _source(name)
-    try:
-        return await cast(Any, redis.evalsha(digest, len(key_names), *key_names, *arguments))
-    except NoScriptError:  # first use, or a server that restarted
-        return await cast(Any, redis.eval(text, len(key_names), *key_names, *arguments))
+"""How many of the last events `mlops.events` holds, at least."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,7 +28,7 @@ class Changed:
 
 
 async def change(
-    redis: Redis,
+    redis: Client,
     strategy: str,
     *,
     seen: bytes,
@@ -58,21 +41,21 @@ async def change(
     """Replace a deployment if it is still what the caller saw (empty: there was none), with its event."""
     key_names = (keys.DEPLOYMENTS, keys.EVENTS, keys.request(request_id), keys.CHANGED)
     arguments = (strategy, seen, deployment, event, traceparent, request_digest, REMEMBERED_MS, EVENTS_KEPT)
-    answer = await _run(redis, "change", key_names, arguments)
+    answer = await _LUA.run(redis, "change", key_names, arguments)
     return Changed(answer[0].decode(), answer[1])
 
 
-async def claim(redis: Redis, request_id: str, request_digest: str) -> bool:
+async def claim(redis: Client, request_id: str, request_digest: str) -> bool:
     """Remember a request; False when its id belongs to one of other content."""
-    return bool(await _run(redis, "claim", (keys.request(request_id),), (request_digest, REMEMBERED_MS)))
+    return bool(await _LUA.run(redis, "claim", (keys.request(request_id),), (request_digest, REMEMBERED_MS)))
 
 
-async def report(redis: Redis, replica_id: str, document: bytes, ttl_ms: int) -> None:
+async def report(redis: Client, replica_id: str, document: bytes, ttl_ms: int) -> None:
     """Keep a replica's report for `ttl_ms`; 0 forgets it."""
-    await _run(redis, "report", (keys.REPLICAS, keys.REPORTS), (replica_id, document, ttl_ms))
+    await _LUA.run(redis, "report", (keys.REPLICAS, keys.REPORTS), (replica_id, document, ttl_ms))
 
 
-async def live_reports(redis: Redis) -> dict[str, bytes]:
+async def live_reports(redis: Client) -> dict[str, bytes]:
     """Reports of the live replicas, by replica id."""
-    answer = await _run(redis, "live_reports", (keys.REPLICAS, keys.REPORTS), ())
+    answer = await _LUA.run(redis, "live_reports", (keys.REPLICAS, keys.REPORTS), ())
     return {answer[at].decode(): answer[at + 1] for at in range(0, len(answer), 2)}

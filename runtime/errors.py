@@ -32,11 +32,13 @@ class QuantmeshError(Exception):
         violations: Sequence[FieldViolation] = (),
         metadata: Mapping[str, str] | None = None,
         retry_after_s: float | None = None,
+        field: str = "",
     ) -> None:
+        """`field` is the one field of the request that the message is about; `violations` lists several."""
         super().__init__(message)
         self.message = message
         self.reason = reason
-        self.violations = tuple(violations)
+        self.violations = (FieldViolation(field, message),) if field else tuple(violations)
         self.metadata = dict(metadata or {})
         self.retry_after_s = retry_after_s
 
@@ -66,12 +68,17 @@ class UnavailableError(QuantmeshError):
     """Something this service stands on is away for now (UNAVAILABLE): retry."""
 
 
-class PortInUseError(QuantmeshError):
-    """A listener's port is taken; the message names the setting to change. Ends the process: nothing can be served."""
+class ConfigurationError(QuantmeshError):
+    """The process cannot serve as it is set up; the message names the setting. Trying again would not help."""
 
-    def __init__(self, host: str, port: int, setting: str) -> None:
+
+class PortInUseError(ConfigurationError):
+    """A listener's port is taken; the message names the setting to change."""
+
+    def __init__(self, host: str, port: int, setting: str, holder: str = "another process: end it") -> None:
+        """`holder` says who has the port, and how to have it back."""
         super().__init__(
-            f"port {port} on {host} is taken by another process: end it, or set {setting} to a free port",
+            f"port {port} on {host} is taken by {holder}, or set {setting} to a free port",
             reason="PORT_IN_USE",
             metadata={"port": str(port), "setting": setting},
         )

@@ -11,12 +11,18 @@ from google.protobuf import any_pb2
 from google.rpc import error_details_pb2, status_pb2
 
 from runtime import errors
-from runtime.redis_client import UNREACHABLE
+from runtime.redis_client import UNREACHABLE, refuses
 
 DOMAIN = "quantmesh"
 """`ErrorInfo.domain` of every error."""
 
 DETAILS_TRAILER = "grpc-status-details-bin"
+
+_MOST_BYTES = 3500
+"""Of a status: percent-encoded and in base64 it stays within the 8 KB of trailers that gRPC is sure to deliver."""
+
+_MOST_OF_ONE = 600
+"""Of the message, and of each part of the details, in bytes."""
 
 _STATUS: dict[type[errors.QuantmeshError], grpc.StatusCode] = {
     errors.InvalidInputError: grpc.StatusCode.INVALID_ARGUMENT,
@@ -36,6 +42,10 @@ def domain_error(error: Exception) -> errors.QuantmeshError | None:
         return errors.UnavailableError(
             "Redis does not answer: try again, with the same ids", reason="REDIS_UNAVAILABLE", retry_after_s=1.0
         )
+    if refuses(error):
+        return errors.UnavailableError(
+            f"Redis takes no writes for now: {error}", reason="REDIS_REFUSES_WRITES", retry_after_s=1.0
+        )
     return error if isinstance(error, errors.QuantmeshError) else None
 
 
@@ -48,13 +58,21 @@ def status_code(error: errors.QuantmeshError) -> grpc.StatusCode:
 
 
 def to_status(error: errors.QuantmeshError) -> status_pb2.Status:
-    """google.rpc.Status of a domain error."""
+    """google.rpc.Status of a domain error, cut to what fits into the trailers of an answer (_MOST_BYTES)."""
     details = [any_pb2.Any()]
-    details[0].Pack(error_details_pb2.ErrorInfo(reason=error.reason, domain=DOMAIN, metadata=error.metadata))
+    metadata = {name: _cut(value, _MOST_OF_ONE) for name, value in error.metadata.items()}
+    details[0].Pack(error_details_pb2.ErrorInfo(reason=error.reason, domain=DOMAIN, metadata=metadata))
     if error.violations:
         bad_request = error_details_pb2.BadRequest()
+        left = _MOST_BYTES - 2 * _MOST_OF_ONE - details[0].ByteSize()  # the message is sent twice
         for violation in error.violations:
-            bad_request.field_violations.add(field=violation.field, description=violation.description)
+            listed = error_details_pb2.BadRequest.FieldViolation(
+                field=_cut(violation.field, _MOST_OF_ONE), description=_cut(violation.description, _MOST_OF_ONE)
+            )
+            left -= listed.ByteSize()
+            if left < 0 and bad_request.field_violations:
+                break
+            bad_request.field_violations.append(listed)
         details.append(any_pb2.Any())
         details[-1].Pack(bad_request)
     if error.retry_after_s is not None:
@@ -63,4 +81,12 @@ def to_status(error: errors.QuantmeshError) -> status_pb2.Status:
         details.append(any_pb2.Any())
         details[-1].Pack(retry)
     code: int = status_code(error).value[0]
-    return status_pb2.Status(code=code, message=error.message, details=details)
+    return status_pb2.Status(code=code, message=_cut(error.message, _MOST_OF_ONE), details=details)
+
+
+def _cut(text: str, most_bytes: int) -> str:
+    """A text of at most so many bytes of UTF-8."""
+    data = text.encode()
+    if len(data) <= most_bytes:
+        return text
+    return data[: most_bytes - len("…".encode())].decode(errors="ignore") + "…"

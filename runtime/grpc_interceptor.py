@@ -8,18 +8,19 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterator
+from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import aclosing, contextmanager
 from typing import Any
 
 import grpc
 import grpc.aio
 import structlog
+from google.protobuf.message import DecodeError
 from opentelemetry.trace import SpanKind
 from prometheus_client import Counter, Histogram
 
 from runtime import telemetry
-from runtime.errors import QuantmeshError
+from runtime.errors import InvalidInputError, QuantmeshError
 from runtime.grpc_errors import DETAILS_TRAILER, domain_error, status_code, to_status
 
 log = structlog.get_logger()
@@ -31,6 +32,42 @@ RPC_SECONDS = Histogram(
     ["method"],
     buckets=(0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 10),
 )
+
+
+class _Undecodable:
+    """What the deserializer gives in place of a message; gRPC itself would answer UNKNOWN."""
+
+    def __init__(self, error: DecodeError) -> None:
+        self._error = error
+
+    def raise_it(self) -> None:
+        raise InvalidInputError(f"the request is not a message of this method: {self._error}", reason="UNDECODABLE")
+
+
+def _deserializer(inner: Callable[[bytes], Any] | None) -> Callable[[bytes], Any] | None:
+    if inner is None:
+        return None
+
+    def deserialize(data: bytes) -> Any:
+        try:
+            return inner(data)
+        except DecodeError as error:
+            return _Undecodable(error)
+
+    return deserialize
+
+
+async def _decoded(requests: AsyncIterable[Any]) -> AsyncIterator[Any]:
+    async for request in requests:
+        if isinstance(request, _Undecodable):
+            request.raise_it()
+        yield request
+
+
+def _checked(request: Any) -> Any:
+    if isinstance(request, _Undecodable):
+        request.raise_it()
+    return _decoded(request) if isinstance(request, AsyncIterable) else request
 
 
 class _InternalError(QuantmeshError):
@@ -73,16 +110,16 @@ class MeshInterceptor(grpc.aio.ServerInterceptor):
             make = make or grpc.unary_unary_rpc_method_handler
             inner = handler.stream_unary if handler.request_streaming else handler.unary_unary
             wrapped = self._unary(method, inner)
-        return make(wrapped, handler.request_deserializer, handler.response_serializer)
+        return make(wrapped, _deserializer(handler.request_deserializer), handler.response_serializer)
 
     def _unary(self, method: str, inner: Callable[..., Awaitable[Any]]) -> Callable[..., Awaitable[Any]]:
         async def call(request: Any, context: grpc.aio.ServicerContext[Any, Any]) -> Any:
             with _observed(method, context):
                 try:
                     if context.time_remaining() is not None:  # gRPC itself cancels at the caller's deadline
-                        return await inner(request, context)
+                        return await inner(_checked(request), context)
                     async with asyncio.timeout(self._default_deadline_s) as limit:
-                        return await inner(request, context)
+                        return await inner(_checked(request), context)
                 except TimeoutError as error:
                     if context.time_remaining() is None and limit.expired():
                         await _abort(
@@ -100,7 +137,7 @@ class MeshInterceptor(grpc.aio.ServerInterceptor):
         async def call(request: Any, context: grpc.aio.ServicerContext[Any, Any]) -> AsyncIterator[Any]:
             with _observed(method, context):
                 try:
-                    async with aclosing(inner(request, context)) as responses:
+                    async with aclosing(inner(_checked(request), context)) as responses:
                         async for response in responses:
                             yield response
                 except Exception as error:
@@ -145,4 +182,4 @@ async def _fail(method: str, context: grpc.aio.ServicerContext[Any, Any], error:
 async def _abort(context: grpc.aio.ServicerContext[Any, Any], error: QuantmeshError, code: grpc.StatusCode) -> None:
     status = to_status(error)
     status.code = code.value[0]
-    await context.abort(code, error.message, trailing_metadata=((DETAILS_TRAILER, status.SerializeToString()),))
+    await context.abort(code, status.message, trailing_metadata=((DETAILS_TRAILER, status.SerializeToString()),))

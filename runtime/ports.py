@@ -1,10 +1,11 @@
-"""Free TCP ports: find one, or say which setting to change when a wanted one is taken."""
+"""Free TCP ports: find one, or say which setting to change when a wanted one cannot be had."""
 
 from __future__ import annotations
 
+import errno
 import socket
 
-from runtime.errors import PortInUseError
+from runtime.errors import ConfigurationError, PortInUseError
 
 
 def _bind(host: str, port: int) -> int:
@@ -17,16 +18,42 @@ def _bind(host: str, port: int) -> int:
 
 
 def free_port(host: str = "127.0.0.1") -> int:
-    """A port that nobody listens on now. Nothing reserves it: use it soon."""
-    return _bind(host, 0)
+    """A port that nobody listens on now. Nothing reserves it: use it soon. Raises what `require_free` does."""
+    try:
+        return _bind(host, 0)
+    except OSError as error:
+        raise refused(host, 0, "", error) from error
 
 
 def require_free(host: str, port: int, setting: str) -> None:
-    """Raise PortInUseError, which names `setting`, unless the port can be listened on."""
+    """Raise unless the port can be listened on: PortInUseError, which names `setting`, or what else `refused` makes."""
     try:
         _bind(host, port)
     except OSError as error:
-        raise PortInUseError(host, port, setting) from error
+        raise refused(host, port, setting, error) from error
+
+
+def refused(host: str, port: int, setting: str, error: OSError) -> ConfigurationError:
+    """What the refusal to listen means, and which setting to change: that of the port, or QUANTMESH_HOST."""
+    if error.errno == errno.EADDRINUSE:
+        return PortInUseError(host, port, setting)
+    if error.errno == errno.EACCES:
+        return ConfigurationError(
+            f"this user may not listen on port {port} of {host}: set {setting} to 1024 or more",
+            reason="PORT_DENIED",
+            metadata={"port": str(port), "setting": setting},
+        )
+    if isinstance(error, socket.gaierror):
+        what = f"{host!r} is not the name of a host ({error.strerror})"
+    elif error.errno == errno.EADDRNOTAVAIL:
+        what = f"{host} is not an address of this machine"
+    else:
+        what = f"{host} cannot be listened on ({error})"
+    return ConfigurationError(
+        f"QUANTMESH_HOST: {what}; 127.0.0.1 serves this machine only, 0.0.0.0 all networks",
+        reason="HOST_UNUSABLE",
+        metadata={"setting": "QUANTMESH_HOST"},
+    )
 
 
 def dialled(host: str) -> str:

@@ -7,22 +7,27 @@ does not parse), which the supervisor does not retry; 69 when Redis did not come
 from __future__ import annotations
 
 import asyncio
+import os
 import signal
 import sys
 from collections.abc import Callable, Coroutine
+from contextvars import ContextVar
 from typing import Any, Protocol, TypeVar
 
 import prometheus_client
 import structlog
 import uvloop
-from pydantic import ValidationError
 
-from runtime import logs, telemetry
-from runtime.errors import PortInUseError, UnavailableError
+from runtime import environment, logs, telemetry
+from runtime.errors import ConfigurationError, UnavailableError
+from runtime.ports import refused
 from runtime.settings import MeshSettings
 
 EX_UNAVAILABLE = 69
 EX_CONFIG = 78
+
+_STOP_MARGIN_S = 3.0
+"""What a service with a failed part may take to stop, beyond the grace of its RPCs."""
 
 log = structlog.get_logger()
 
@@ -41,19 +46,44 @@ class Running(Protocol):
 S = TypeVar("S", bound=MeshSettings)
 
 
+class _End:
+    """When a process is to end, and with which exit code."""
+
+    def __init__(self) -> None:
+        self.told = asyncio.Event()
+        self.code = 0
+
+
+_end: ContextVar[_End] = ContextVar("end")
+
+
+def _fail(code: int) -> None:
+    end = _end.get(None)
+    if end is None:  # outside `run`: out of a task, it ends the event loop
+        raise SystemExit(code)
+    end.code = end.code or code
+    end.told.set()
+
+
 def vital(name: str, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
     """Run a task without which the process would only look alive.
 
-    When it fails, the process ends with code 1, for the supervisor to start it anew.
+    When it fails, that is logged and the process ends, in order as far as it can: with code 78 for a fault of the
+    configuration, else with code 1, for the supervisor to start it anew. The task itself does not fail.
     """
 
-    def on_end(task: asyncio.Task[None]) -> None:
-        if not task.cancelled() and (error := task.exception()) is not None:
+    async def run_it() -> None:
+        try:
+            await work
+        except ConfigurationError as error:
+            log.error(error.message)
+            _fail(EX_CONFIG)
+        except Exception as error:
             log.critical(f"the {name} failed: ending", exc_info=error)
-            raise SystemExit(1)  # out of a callback it ends the event loop
+            _fail(1)
 
-    task = asyncio.create_task(work, name=name)
-    task.add_done_callback(on_end)
+    task = asyncio.create_task(run_it(), name=name)
+    task.add_done_callback(lambda _: work.close())  # one that was cancelled before its first step was never begun
     return task
 
 
@@ -80,15 +110,12 @@ def required_redis_url(settings: MeshSettings, service: str) -> str:
 
 def load_settings(kind: type[S]) -> S:
     """Read the environment; a bad value ends the process with a line that names the variable."""
+    for said in environment.unread(os.environ):
+        sys.stderr.write(f"warning: {said}\n")
     try:
-        return kind()
-    except ValidationError as error:
-        for problem in error.errors():
-            field = str(problem["loc"][0]) if problem["loc"] else ""
-            info = kind.model_fields.get(field)
-            alias = info.validation_alias if info is not None and isinstance(info.validation_alias, str) else None
-            variable = alias or f"{kind.model_config.get('env_prefix', '')}{field}".upper()
-            sys.stderr.write(f"setting {variable}: {problem['msg']} (it is {problem.get('input')!r})\n")
+        return environment.read(kind)
+    except ConfigurationError as error:
+        sys.stderr.write(f"{error.message}\n")
         sys.exit(EX_CONFIG)
 
 
@@ -109,9 +136,9 @@ def run(
         try:
             prometheus_client.start_http_server(metrics_port(settings), settings.host)
         except OSError as error:
-            raise PortInUseError(settings.host, metrics_port(settings), metrics_setting) from error
-        uvloop.run(_serve(service, settings, build))
-    except PortInUseError as error:
+            raise refused(settings.host, metrics_port(settings), metrics_setting, error) from error
+        code = uvloop.run(_serve(settings, build))
+    except ConfigurationError as error:
         log.error(error.message)
         code = EX_CONFIG
     except UnavailableError as error:
@@ -122,20 +149,35 @@ def run(
     sys.exit(code)
 
 
-async def _serve(service: str, settings: S, build: Callable[[S], Coroutine[Any, Any, Running]]) -> None:
-    told_to_end = asyncio.Event()
+async def _serve(settings: S, build: Callable[[S], Coroutine[Any, Any, Running]]) -> int:
+    """Serve until told to end. Returns the exit code."""
+    end = _End()
+    _end.set(end)
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, told_to_end.set)
+        loop.add_signal_handler(number, end.told.set)
     building = asyncio.create_task(build(settings))
-    waiting = asyncio.create_task(told_to_end.wait())
+    waiting = asyncio.create_task(end.told.wait())
     await asyncio.wait({building, waiting}, return_when=asyncio.FIRST_COMPLETED)
     if not building.done():  # told to end while still waiting for Redis, say
         await ended(building)
-        return
+        return end.code
     running = building.result()
     log.info("serving", port=running.port)
     await waiting
     log.info("stopping")
-    await running.stop()
+    if end.code:
+        await _stop_what_can(running, settings.drain_grace_s + _STOP_MARGIN_S)
+    else:
+        await running.stop()
     log.info("stopped")
+    return end.code
+
+
+async def _stop_what_can(running: Running, within_s: float) -> None:
+    """Stop a service of which a part has failed: what that part has left behind may be in the way."""
+    try:
+        async with asyncio.timeout(within_s):
+            await running.stop()
+    except Exception as error:
+        log.warning("stopped only in part", exc_info=error)

@@ -1,21 +1,29 @@
 """Typed settings, read from the environment: `QUANTMESH_*` for the mesh, `INFER_*` for inference.
 
-Each service extends `MeshSettings` in its own `settings.py`. Only `__main__` modules read the environment; tests and
-wiring pass settings as values.
+Each service extends `MeshSettings` in its own `settings.py`. Only `__main__` modules and commands read the environment
+(`runtime.environment`); tests and wiring pass settings as values.
 """
 
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Annotated, Literal
 
-from pydantic import Field
+from pydantic import BeforeValidator, Field, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from runtime.errors import ConfigurationError
+from runtime.redis_topology import parse
+
+
+def _upper(value: object) -> object:
+    return value.upper() if isinstance(value, str) else value
 
 
 class MeshSettings(BaseSettings):
-    """Settings that every process of the mesh shares."""
+    """Settings that every process of the mesh shares. An empty variable is as good as none."""
 
-    model_config = SettingsConfigDict(env_prefix="QUANTMESH_", extra="ignore", frozen=True)
+    model_config = SettingsConfigDict(env_prefix="QUANTMESH_", env_ignore_empty=True, extra="ignore", frozen=True)
 
     home: Path = Field(
         default_factory=lambda: Path.home() / ".quantmesh", description="Where state on disk lives: models, Redis data."
@@ -54,5 +62,17 @@ class MeshSettings(BaseSettings):
     drain_grace_s: float = Field(
         default=10.0, ge=0, description="How long RPCs in flight may finish at SIGTERM, seconds."
     )
-    log_level: str = Field(default="INFO", description="DEBUG, INFO, WARNING or ERROR.")
-    log_format: str = Field(default="auto", pattern="^(auto|console|json)$", description="auto: console on a terminal.")
+    log_level: Annotated[Literal["DEBUG", "INFO", "WARNING", "ERROR"], BeforeValidator(_upper)] = Field(
+        default="INFO", description="The least that is logged."
+    )
+    log_format: Literal["auto", "console", "json"] = Field(default="auto", description="auto: console on a terminal.")
+
+    @field_validator("redis_url")
+    @classmethod
+    def _is_redis_url(cls, value: str | None) -> str | None:
+        if value is not None:
+            try:
+                parse(value)
+            except ConfigurationError as error:
+                raise ValueError(error.message) from None
+        return value

@@ -26,7 +26,7 @@ def configure(service: str) -> TracerProvider:
     """Install the tracer provider of this process. Call `shutdown()` on it at the end: it sends what is left."""
     provider = TracerProvider(resource=Resource.create({"service.name": service}))
     if any(os.environ.get(name) for name in _ENDPOINTS):
-        provider.add_span_processor(BatchSpanProcessor(OTLPSpanExporter(insecure=True)))
+        provider.add_span_processor(BatchSpanProcessor(OTLPSpanExporter()))
     trace.set_tracer_provider(provider)
     return provider
 

@@ -6,6 +6,8 @@ import uuid
 
 from runtime.errors import FieldViolation, InvalidInputError
 
+MAX_REQUEST_ID_CHARS = 128
+
 _LISTED_AT_MOST = 20
 
 

@@ -47,6 +47,7 @@ class _Limits(_Strict):
     low_water: int = Field(default=800_000, ge=0)
     durability: str = Field(default="memory", pattern=r"^(memory|aof|replicated\([1-9]\d?\))$")
     max_attempts: int = Field(default=5, gt=0)
+    dead_letter_max_records: int = Field(default=1_000_000, gt=0)
     deduplication_hours: float = Field(default=1, gt=0)
 
     @model_validator(mode="after")
@@ -78,20 +79,11 @@ class Stream(_Limits):
         return int(self.durability[len("replicated(") : -1]) if self.durability.startswith("replicated") else 0
 
 
-class SystemStream(_Strict):
-    """A stream of the system's own, without partitions."""
-
-    name: str
-    payload: str
-    max_records: int = Field(gt=0)
-
-
 class _File(_Limits):
     stream_backend: Literal["redis_streams"]
     stream_max_lag_ms: float = Field(gt=0)
     consumer_group: str
     streams: dict[str, dict[str, object]]
-    system: dict[str, dict[str, object]] = {}
 
 
 class Catalog(_Strict):
@@ -99,7 +91,6 @@ class Catalog(_Strict):
 
     partitions: int = Field(ge=1)
     streams: dict[str, Stream]
-    system: dict[str, SystemStream]
     stream_max_lag_ms: float
     consumer_group: str
 
@@ -130,13 +121,12 @@ def _file(path: Path) -> _File:
 def load_catalog(partitions: int, path: Path = _YAML) -> Catalog:
     """The catalog of a mesh with that many partitions; `path` names another definition than the mesh's own."""
     file = _file(path)
-    limits = {name: getattr(file, name) for name in _Limits.model_fields}
+    defaults = {name: getattr(file, name) for name in _Limits.model_fields} | {"groups": [file.consumer_group]}
     return Catalog(
         partitions=partitions,
         streams={
-            name: Stream.model_validate({**limits, **entry, "name": name}) for name, entry in file.streams.items()
+            name: Stream.model_validate({**defaults, **entry, "name": name}) for name, entry in file.streams.items()
         },
-        system={name: SystemStream.model_validate({**entry, "name": name}) for name, entry in file.system.items()},
         stream_max_lag_ms=file.stream_max_lag_ms,
         consumer_group=file.consumer_group,
     )

@@ -13,12 +13,12 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import TypeAlias
 
-from redis.asyncio import Redis
-
-from runtime.redis_client import AWAY
+from runtime.errors import ConfigurationError
+from runtime.process import ended
+from runtime.redis_client import AWAY, Client
 from streams.catalog import Catalog
-from streams.leases import LEASE_MS, Backoff, LeaseLostError, Leases, every, pause
-from streams.reading import last, read
+from streams.leases import LEASE_MS, LeaseLostError, Leases, Setbacks, every, pause
+from streams.reading import read
 from streams.records import Outputs, Poison, Record
 
 
@@ -39,53 +39,66 @@ class Consumer:
 
     def __init__(
         self,
-        redis: Redis,
+        redis: Client,
         catalog: Catalog,
         stream: str,
         handler: Handler,
         *,
-        on_assigned: Callable[[Sequence[Record]], Awaitable[None]] | None = None,
-        history_per_partition: int = 0,
+        on_assigned: Callable[[], Awaitable[None]] | None = None,
         group: str | None = None,
         member: str | None = None,
         batch_size: int | None = None,
         lease_ms: int = LEASE_MS,
     ) -> None:
-        """`on_assigned(history)` runs before the first record after each change of ownership or doubt, with the last
-        committed records of each partition, oldest first: rebuild memory from them, without effects."""
+        """`on_assigned()` runs before the first record after each change of ownership or doubt: make memory anew there,
+        from what the handler keeps."""
         definition = catalog.stream(stream)
         self._leases = Leases(redis, catalog, definition, group or definition.group, member, lease_ms)
         self._handler = handler
         self._on_assigned = on_assigned
-        self._history = history_per_partition
         self._batch_size = batch_size or definition.batch_size
         self._ended = asyncio.Event()
 
     async def run(self) -> None:
-        """Consume until `stop` is called."""
-        backoff = Backoff(self._leases.stream.name, self._leases.group)
-        renewing = asyncio.create_task(every(self._leases.heartbeat_s, self._ended, self._leases.renew_all))
-        while not self._ended.is_set():
-            try:
-                offsets = await self._acquire_all()
-                if self._on_assigned and not self._ended.is_set():
-                    await self._on_assigned(await self._read_history(offsets))
-                while not self._ended.is_set():
-                    await self._step(offsets)
-                    backoff.reset()
-            except LeaseLostError:
-                self._forget()
-            except Exception as error:  # whatever it was, the records are still there
-                self._forget()
-                await backoff.after(error, self._ended)
-        await renewing
-        with suppress(*AWAY):  # the leases end by themselves
-            for partition in range(self._leases.catalog.partitions):
-                await self._leases.release(partition)
+        """Consume until `stop` is called. A cancelled `run` leaves nothing running: its leases end.
+
+        Raises ConfigurationError (PARTITIONS_DIFFER), and what a bug in the renewals raises.
+        """
+        renewing = asyncio.create_task(every(self._leases.heartbeat_s, self._leases.renew_all))
+        consuming = asyncio.create_task(self._consume())
+        try:
+            await asyncio.wait({renewing, consuming}, return_when=asyncio.FIRST_COMPLETED)
+            if renewing.done():
+                renewing.result()
+            await consuming
+        finally:
+            for task in (renewing, consuming):
+                await ended(task)
 
     def stop(self) -> None:
         """Make `run` finish the step under way and return."""
         self._ended.set()
+
+    async def _consume(self) -> None:
+        setbacks = Setbacks(self._leases.stream.name, self._leases.group)
+        while not self._ended.is_set():
+            try:
+                offsets = await self._acquire_all()
+                if self._on_assigned and not self._ended.is_set():
+                    await self._on_assigned()
+                while not self._ended.is_set():
+                    await self._step(offsets)
+                    setbacks.over()
+            except LeaseLostError:
+                self._forget()
+            except ConfigurationError:
+                raise
+            except Exception as error:  # whatever it was, the records are still there
+                self._forget()
+                await setbacks.after(error, self._ended)
+        with suppress(*AWAY):  # the leases end by themselves
+            for partition in range(self._leases.catalog.partitions):
+                await self._leases.release(partition)
 
     async def _acquire_all(self) -> dict[int, str]:
         """Take partition after partition, always in the same order, so that two members cannot wait for each other."""
@@ -98,15 +111,9 @@ class Consumer:
                 offsets[len(offsets)] = offset
         return offsets
 
-    async def _read_history(self, offsets: dict[int, str]) -> list[Record]:
-        history: list[Record] = []
-        if self._history:
-            for partition, offset in offsets.items():
-                if offset != "0-0":
-                    history += await last(self._leases.redis, self._leases.stream, partition, offset, self._history)
-        return history
-
     async def _step(self, offsets: dict[int, str]) -> None:
+        for partition in offsets:
+            self._leases.require(partition)
         found = await read(self._leases.redis, self._leases.stream, offsets, self._batch_size)
         if not found:
             return

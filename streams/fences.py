@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import asyncio
 
-from redis.asyncio import Redis
-
+from runtime.redis_client import Client
 from streams import scripts
 from streams.catalog import Catalog
 
 
-async def raise_fences(redis: Redis, catalog: Catalog, strategy: str, generation: int) -> None:
+async def raise_fences(redis: Client, catalog: Catalog, strategy: str, generation: int) -> None:
     """Raise the fence of a strategy in every partition. Idempotent, and never lowers one: whoever finds it behind the
     deployment's generation may call it."""
     await asyncio.gather(

@@ -30,13 +30,18 @@ def seen(stream: str, partition: int, bucket: int) -> str:
 
 
 def group(stream: str, group_name: str, partition: int) -> str:
-    """Hash: lease (owner, epoch, until_ms) and progress (offset, read) of a group."""
+    """Hash: lease (owner, epoch, until_ms) and progress (offset, read; lost: trimmed before it was read) of a
+    group; `dropped` when an operator says that nobody need wait for it."""
     return f"group:{{{partition}}}:{stream}:{group_name}"
 
 
 def appended(stream: str, partition: int) -> str:
     """How many records were ever appended to a partition; less what a group has read, it is the group's backlog."""
     return f"appended:{{{partition}}}:{stream}"
+
+
+PARTITIONS = "mesh:partitions"
+"""How many partitions the streams of this server have. Written once, by the first who uses them."""
 
 
 def members(stream: str, group_name: str) -> str:

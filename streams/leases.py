@@ -1,19 +1,20 @@
-"""Leases of partitions: who may process what, and the loop that keeps the leases one has."""
+"""Leases of partitions: who may process what, how one keeps what one has, and the commit that a lease entitles to."""
 
 from __future__ import annotations
 
 import asyncio
 import uuid
 from collections.abc import Awaitable, Callable, Sequence
-from contextlib import suppress
 
 import structlog
-from redis.asyncio import Redis
+from redis.exceptions import RedisError
 
 from runtime.errors import UnavailableError
-from runtime.redis_client import AWAY
-from streams import metrics, scripts
+from runtime.redis_client import AWAY, Client, capabilities
+from streams import failpoints, metrics, scripts
 from streams.catalog import Catalog, Stream
+from streams.durability import Durability
+from streams.partitions import require_partitions
 from streams.reading import dead_letter
 from streams.records import Outputs, Poison, Record
 
@@ -21,6 +22,8 @@ log = structlog.get_logger()
 
 LEASE_MS = 2_000
 """A member that is silent for so long is dead, and its partitions go to others."""
+
+_FULL_PAUSE_S = 0.05
 
 
 class LeaseLostError(Exception):
@@ -40,7 +43,7 @@ class Leases:
     """The leases that one member of a group holds on one stream's partitions."""
 
     def __init__(
-        self, redis: Redis, catalog: Catalog, stream: Stream, group: str, member: str | None, lease_ms: int
+        self, redis: Client, catalog: Catalog, stream: Stream, group: str, member: str | None, lease_ms: int
     ) -> None:
         self.redis = redis
         self.catalog = catalog
@@ -49,7 +52,7 @@ class Leases:
         self.member = member or uuid.uuid4().hex
         self.lease_ms = lease_ms
         self._held: dict[int, scripts.Lease] = {}
-        self._entries_read: bool | None = None
+        self._checked = False
 
     @property
     def heartbeat_s(self) -> float:
@@ -57,11 +60,19 @@ class Leases:
         return self.lease_ms / 4000
 
     async def acquire(self, partition: int) -> str | None:
-        """Take a partition; returns the group's offset, or None when another member holds it."""
+        """Take a partition; returns the group's offset, or None when another member holds it.
+
+        Raises ConfigurationError (PARTITIONS_DIFFER).
+        """
+        if not self._checked:
+            await require_partitions(self.redis, self.catalog)
+            self._checked = True
         taken = await scripts.acquire(self.redis, self.stream, self.group, partition, self.member, self.lease_ms)
         if taken is None:
             return None
         self._held[partition], offset = taken
+        failpoints.hit("lease.acquired")
+        metrics.REBALANCES.labels(self.stream.name, self.group).inc()
         return offset
 
     async def release(self, partition: int) -> None:
@@ -79,49 +90,78 @@ class Leases:
         return await scripts.heartbeat(self.redis, self.stream, self.group, self.member, self.lease_ms, leave=leave)
 
     async def renew_all(self) -> None:
-        """Renew what is held. A lease that was lost is found out by its next commit."""
+        """Renew what is held, and let go of what was lost."""
         for partition, lease in list(self._held.items()):
-            await scripts.renew(self.redis, self.stream, self.group, partition, lease, self.lease_ms)
+            kept = await scripts.renew(self.redis, self.stream, self.group, partition, lease, self.lease_ms)
+            if not kept and self._held.get(partition) == lease:
+                self.forget(partition)
 
-    async def commit(
+    def require(self, partition: int) -> None:
+        """Raise LeaseLostError when a partition is not held, as far as is known here."""
+        if partition not in self._held:
+            raise LeaseLostError
+
+    async def commit(self, partition: int, expected_offset: str, records: Sequence[Record], outputs: Outputs) -> str:
+        """Commit one step; returns the new offset. Waits while an output stream is full.
+
+        Raises LeaseLostError, StreamFencedError, NotDurableError (the step is committed, but not as durable as an
+        output stream demands), ValueError for an output that is of another partition.
+        """
+        for record in outputs.records:
+            if self.catalog.partition_of(record.key) != partition:
+                raise ValueError(f"{record.stream}: key {record.key!r} is not of partition {partition}")
+        streams = {name: self.catalog.stream(name) for name in {record.stream for record in outputs.records}}
+        new_offset = records[-1].entry_id
+        full: set[str] = set()
+        while True:
+            failpoints.hit("commit.before")
+            answer = await self._attempt(partition, expected_offset, records, outputs, streams, full)
+            failpoints.hit("commit.after")
+            # An offset that is already where this commit puts it: its first answer was lost on the way.
+            if answer.status == "OK" or (answer.status == "OFFSET_MOVED" and answer.offset == new_offset):
+                self._count(records, outputs.dead)
+                return new_offset
+            if answer.status != "FULL":
+                break
+            if answer.stream not in full:
+                full.add(answer.stream)  # once full, it must fall to its low water
+                metrics.REFUSED.labels(self.stream.name, self.group, "FULL").inc()
+                groups = ", ".join(streams[answer.stream].groups)
+                log.warning("waiting: a stream is full", stream=answer.stream, groups=groups, backlog=answer.backlog)
+            await asyncio.sleep(_FULL_PAUSE_S)
+        metrics.REFUSED.labels(self.stream.name, self.group, answer.status).inc()
+        if answer.status == "FENCED":
+            raise StreamFencedError(answer.strategy, answer.generation)
+        raise LeaseLostError
+
+    async def _attempt(
         self,
         partition: int,
         expected_offset: str,
         records: Sequence[Record],
         outputs: Outputs,
-    ) -> str:
-        """Commit one step; returns the new offset. Raises LeaseLostError, StreamFencedError."""
+        streams: dict[str, Stream],
+        full: set[str],
+    ) -> scripts.Committed:
         lease = self._held.get(partition)
         if lease is None:
             raise LeaseLostError
-        for record in outputs.records:
-            if self.catalog.partition_of(record.key) != partition:
-                raise ValueError(f"{record.stream}: key {record.key!r} is not of partition {partition}")
-        new_offset = records[-1].entry_id
-        answer = await scripts.commit(
+        demands = [demand for demand in map(Durability.of, streams.values()) if demand is not None]
+        return await scripts.commit(
             self.redis,
             self.stream,
             self.group,
             partition,
             lease,
             expected_offset=expected_offset,
-            new_offset=new_offset,
+            new_offset=records[-1].entry_id,
             read=len(records),
             outputs=outputs,
-            output_streams={
-                name: (self.catalog.stream(name), 0) for name in {record.stream for record in outputs.records}
-            },
+            output_streams={name: (stream, _limit(stream, name in full)) for name, stream in streams.items()},
             dead_letters=[self._dead_letter(poison) for poison in outputs.dead],
-            entries_read=await self._takes_entries_read(),
+            entries_read=(await capabilities(self.redis)).entries_read,
+            durability=max(demands, key=lambda demand: (demand.local, demand.replicas), default=None),
         )
-        # An offset that is already where this commit puts it: its first answer was lost on the way.
-        if answer.status == "OK" or (answer.status == "OFFSET_MOVED" and answer.offset == new_offset):
-            self._count(records, outputs.dead)
-            return new_offset
-        metrics.REFUSED.labels(self.stream.name, self.group, answer.status).inc()
-        if answer.status == "FENCED":
-            raise StreamFencedError(answer.strategy, answer.generation)
-        raise LeaseLostError
 
     def _dead_letter(self, poison: Poison) -> tuple[bytes, str]:
         return dead_letter(poison, self.group).SerializeToString(), poison.record.traceparent
@@ -132,11 +172,11 @@ class Leases:
         for poison in dead:
             metrics.DEAD.labels(self.stream.name, self.group, poison.reason).inc()
 
-    async def _takes_entries_read(self) -> bool:
-        if self._entries_read is None:
-            server = await self.redis.info("server")
-            self._entries_read = int(str(server["redis_version"]).split(".")[0]) >= 7
-        return self._entries_read
+
+def _limit(stream: Stream, was_full: bool) -> int:
+    if stream.retention.policy != "committed":
+        return 0
+    return stream.low_water if was_full else stream.high_water
 
 
 async def pause(ended: asyncio.Event, seconds: float) -> bool:
@@ -148,11 +188,11 @@ async def pause(ended: asyncio.Event, seconds: float) -> bool:
     return True
 
 
-class Backoff:
-    """Waiting times that double from 0.1 s to 2 s, and the one log line of each cause."""
+class Setbacks:
+    """What goes wrong in a loop that goes on: told once for each cause, and followed by a pause of 0.1 s to 2 s."""
 
-    def __init__(self, stream: str, group: str) -> None:
-        self._log = log.bind(stream=stream, group=group)
+    def __init__(self, stream: str, group: str, partition: int | None = None) -> None:
+        self._log = log.bind(stream=stream, group=group, **({} if partition is None else {"partition": partition}))
         self._seconds = 0.1
         self._told = ""
 
@@ -170,7 +210,7 @@ class Backoff:
         await pause(ended, self._seconds)
         self._seconds = min(self._seconds * 2, 2.0)
 
-    def reset(self) -> None:
+    def over(self) -> None:
         """Say that work goes on."""
         if self._told:
             self._log.info("resumed")
@@ -178,10 +218,15 @@ class Backoff:
         self._seconds = 0.1
 
 
-async def every(seconds: float, ended: asyncio.Event, do: Callable[[], Awaitable[None]]) -> None:
-    """Run a coroutine function at an interval until the event is set; Redis being away is no reason to end."""
+async def every(seconds: float, do: Callable[[], Awaitable[None]]) -> None:
+    """Run a coroutine function at an interval, for ever. An error of Redis is no reason to end; a bug is."""
+    told = False
     while True:
-        with suppress(*AWAY):  # whoever reads or commits tells of it
+        try:
             await do()
-        if await pause(ended, seconds):
-            return
+            told = False
+        except (RedisError, OSError) as error:
+            if not told and not isinstance(error, AWAY):  # whoever reads or commits tells that Redis is away
+                log.error("heartbeat failed: trying again", error=str(error))
+                told = True
+        await asyncio.sleep(seconds)

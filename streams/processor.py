@@ -5,6 +5,9 @@ and commits outputs, state and offset in one script that checks its lease, the o
 the commit leaves nothing, a crash after it loses nothing, and a member that only thinks it owns the partition is
 refused. After any doubt (a refused commit, Redis away, an error in the transform) the partition starts again from
 what is committed.
+
+A record that its transform cannot take is found by trying the records of the failed batch one by one; after the
+stream's `max_attempts` it is a dead letter.
 """
 
 from __future__ import annotations
@@ -14,16 +17,20 @@ from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
 from typing import TypeAlias
 
-from redis.asyncio import Redis
-
-from runtime.redis_client import AWAY
+from runtime.errors import ConfigurationError, UnavailableError
+from runtime.process import ended
+from runtime.redis_client import AWAY, Client
+from streams import failpoints
+from streams.attempts import Attempts
 from streams.catalog import Catalog
-from streams.leases import LEASE_MS, Backoff, LeaseLostError, Leases, StreamFencedError, every, pause
+from streams.leases import LEASE_MS, LeaseLostError, Leases, Setbacks, StreamFencedError, every, pause
 from streams.reading import read
 from streams.records import Outputs, Record
 
 Transform: TypeAlias = Callable[[int, Sequence[Record]], Awaitable[Outputs]]
 """(partition, records) → outputs. May be called again with records that it has seen: after `on_assigned`."""
+
+_NOT_THE_RECORDS_FAULT: tuple[type[Exception], ...] = (*AWAY, UnavailableError)
 
 
 class Processor:
@@ -31,7 +38,7 @@ class Processor:
 
     def __init__(
         self,
-        redis: Redis,
+        redis: Client,
         catalog: Catalog,
         stream: str,
         transform: Transform,
@@ -59,13 +66,25 @@ class Processor:
         self._owners: dict[int, tuple[asyncio.Event, asyncio.Task[None]]] = {}
 
     async def run(self) -> None:
-        """Process until `stop` is called."""
-        await every(self._leases.heartbeat_s, self._ended, self._rebalance)
-        for release, _ in self._owners.values():
-            release.set()
-        await asyncio.gather(*(owner for _, owner in self._owners.values()))
-        with suppress(*AWAY):  # it will be found silent
-            await self._leases.live_members(leave=True)
+        """Process until `stop` is called. A cancelled `run` leaves nothing running: its partitions' leases end.
+
+        Raises ConfigurationError (PARTITIONS_DIFFER), and what a bug raises.
+        """
+        heartbeat = asyncio.create_task(every(self._leases.heartbeat_s, self._rebalance))
+        stopping = asyncio.create_task(self._ended.wait())
+        try:
+            await asyncio.wait({heartbeat, stopping}, return_when=asyncio.FIRST_COMPLETED)
+            if heartbeat.done():
+                heartbeat.result()
+            for release, _ in self._owners.values():
+                release.set()
+            # Leases are renewed until the steps under way are done.
+            await asyncio.gather(*(owner for _, owner in self._owners.values()))
+            with suppress(*AWAY):  # it will be found silent
+                await self._leases.live_members(leave=True)
+        finally:
+            for task in (heartbeat, stopping, *(owner for _, owner in self._owners.values())):
+                await ended(task)
 
     def stop(self) -> None:
         """Make `run` finish the steps under way, give the partitions back and return."""
@@ -74,11 +93,13 @@ class Processor:
     async def _rebalance(self) -> None:
         live = await self._leases.live_members()
         await self._leases.renew_all()
+        if self._ended.is_set():
+            return
         place = live.index(self._leases.member)
         wanted = {p for p in range(self._leases.catalog.partitions) if p % len(live) == place}
         for partition, (release, owner) in list(self._owners.items()):
             if owner.done():
-                owner.result()  # only a bug of ours ends it by an exception
+                owner.result()  # a fault of the configuration, or a bug of ours
                 del self._owners[partition]
             elif partition not in wanted:
                 release.set()  # it finishes its step; the leases of the others are renewed meanwhile
@@ -88,7 +109,8 @@ class Processor:
 
     async def _own(self, partition: int, release: asyncio.Event) -> None:
         """Own a partition until told to let go."""
-        backoff = Backoff(self._leases.stream.name, self._leases.group)
+        setbacks = Setbacks(self._leases.stream.name, self._leases.group, partition)
+        attempts = Attempts(self._leases.stream.max_attempts)
         while not release.is_set():
             try:
                 offset = await self._leases.acquire(partition)
@@ -98,24 +120,40 @@ class Processor:
                 if self._on_assigned:
                     await self._on_assigned(partition)
                 while not release.is_set():
-                    found = await read(self._leases.redis, self._leases.stream, {partition: offset}, self._batch_size)
+                    self._leases.require(partition)
+                    count = attempts.batch_size(offset, self._batch_size)
+                    found = await read(self._leases.redis, self._leases.stream, {partition: offset}, count)
                     for records in found.values():
-                        offset = await self._step(partition, offset, records)
-                    backoff.reset()
+                        failpoints.hit("process.read")
+                        offset = await self._step(partition, offset, records, attempts)
+                        setbacks.over()
             except LeaseLostError:
                 self._leases.forget(partition)
+            except ConfigurationError:
+                raise
             except Exception as error:  # whatever it was, the records are still there
                 self._leases.forget(partition)
-                await backoff.after(error, release)
+                await setbacks.after(error, release)
         with suppress(*AWAY):  # the lease ends by itself
             await self._leases.release(partition)
 
-    async def _step(self, partition: int, offset: str, records: Sequence[Record]) -> str:
+    async def _step(self, partition: int, offset: str, records: Sequence[Record], attempts: Attempts) -> str:
+        given_up = attempts.given_up(records)
         while True:
-            outputs = await self._transform(partition, records)
+            outputs = Outputs(dead=[given_up]) if given_up else await self._transformed(partition, records, attempts)
+            failpoints.hit("process.transformed")
             try:
                 return await self._leases.commit(partition, offset, records, outputs)
             except StreamFencedError as fenced:
                 if self._on_fenced is None:
                     raise
                 await self._on_fenced(fenced.strategy, fenced.generation)
+
+    async def _transformed(self, partition: int, records: Sequence[Record], attempts: Attempts) -> Outputs:
+        try:
+            return await self._transform(partition, records)
+        except _NOT_THE_RECORDS_FAULT:
+            raise
+        except Exception as error:
+            attempts.failed(records, error)
+            raise

@@ -1,37 +1,44 @@
 """The producer: appends records to streams, each once, in the order given for each key.
 
 As Kafka's idempotent producer: (producer id, epoch, sequence) for each stream and partition. A batch that is sent
-again because its answer was lost is recognised. When a send fails with its result unknown, the producer moves to a new
-epoch, which fences whatever of the old one is still under way.
+again because its answer was lost is recognised, so retries never duplicate. When a send fails for good with its result
+unknown, the producer moves to a new epoch, which fences whatever of the old one is still under way.
 
-An `event_id` protects beyond that: across producers and processes, for at least DEDUPLICATION_WINDOW_S.
+An `event_id` protects beyond that: across producers and processes, for the stream's `deduplication_hours` at least.
 """
 
 from __future__ import annotations
 
 import asyncio
+import random
 import time
 import uuid
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
+from types import TracebackType
 
 import structlog
-from redis.asyncio import Redis
 
-from runtime.errors import FailedPreconditionError
-from streams import metrics, scripts
-from streams.catalog import Catalog
+from runtime.errors import FailedPreconditionError, InvalidInputError, ResourceExhaustedError
+from runtime.redis_client import AWAY, Client
+from streams import failpoints, metrics, scripts
+from streams.catalog import Catalog, Stream
+from streams.durability import Durability, NotDurableError
+from streams.lanes import Lanes
+from streams.partitions import require_partitions
 from streams.records import OutRecord
 
 log = structlog.get_logger()
 
-DEDUPLICATION_WINDOW_S = 3600
-"""An event id is remembered for at least so long, and at most twice that."""
-
 _KEEP_STATE_MS = 24 * 3_600_000
 _MAX_BATCH = 500
 """Records of one script call: long scripts hold up everyone else on the server."""
+
+_TRY_AGAIN: tuple[type[Exception], ...] = (*AWAY, NotDurableError)
+_MAX_PAUSE_S = 0.5
+MAX_WAIT_S = 5.0
+MAX_IN_FLIGHT_BYTES = 32 * 1024 * 1024
 
 
 class ProducerFencedError(FailedPreconditionError):
@@ -40,7 +47,7 @@ class ProducerFencedError(FailedPreconditionError):
 
 @dataclass(frozen=True, slots=True)
 class SendResult:
-    """What became of a batch."""
+    """What became of records."""
 
     accepted: int = 0
     duplicates: int = 0
@@ -64,30 +71,59 @@ class _Partition:
 class Producer:
     """Appends records. Safe to use from several tasks of one event loop.
 
-    Guarantee: a record is appended exactly once when `send_many` returns, and at most once when it raises; of a batch
-    that raised, call again with the same event ids. Conditions: one primary with AOF; with `appendfsync everysec` a
-    crash of the server can lose the last second of what it acknowledged.
+    Guarantee: a record is appended exactly once when a send returns, and at most once when it raises; after one that
+    raised, send again with the same event ids. Conditions: one primary with AOF; what a crash of the server can lose
+    is what its stream's `durability` does not wait for.
+
+    `send_many` writes at once. `send` and `post` gather records by size and by time (the stream's `batch_size` and
+    `max_batch_delay_ms`) and need `async with`, or a `close` at the end.
     """
 
-    def __init__(self, redis: Redis, catalog: Catalog, producer_id: str | None = None) -> None:
-        """A `producer_id` makes a name of its own, and must not be used twice at once; default: a new one."""
+    def __init__(
+        self,
+        redis: Client,
+        catalog: Catalog,
+        producer_id: str | None = None,
+        *,
+        max_wait_s: float = MAX_WAIT_S,
+        max_in_flight_bytes: int = MAX_IN_FLIGHT_BYTES,
+    ) -> None:
+        """A `producer_id` makes a name of its own, and must not be used twice at once; default: a new one.
+
+        `max_wait_s` is how long a send waits for a server that is away, a stream that is full or a disk that is slow;
+        `max_in_flight_bytes` is how much `send` and `post` hold in memory before they wait.
+        """
         self._redis = redis
         self._catalog = catalog
         self._id = producer_id or uuid.uuid4().hex
-        first_epoch = time.time_ns() // 1000  # newer than that of any earlier process with the same id
+        self._max_wait_s = max_wait_s
+        first_epoch = time.time_ns() // 1000  # newer than an earlier process's, unless the clock stepped back
         self._partitions: dict[int, _Partition] = defaultdict(lambda: _Partition(first_epoch))
+        self._checked: set[str] = set()
+        self._checking = asyncio.Lock()
+        self._lanes = Lanes(catalog, self._send_lane, max_in_flight_bytes)
+
+    async def __aenter__(self) -> Producer:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self.close()
 
     async def send_many(self, records: Sequence[OutRecord]) -> SendResult:
         """Append records, in order for each key; different partitions go at once.
 
-        Raises NotFoundError for an unknown stream (before anything is written), ProducerFencedError, and redis-py's
-        errors when the server is away.
+        Raises, before anything is written, NotFoundError for an unknown stream, InvalidInputError for a record without
+        the identity that its stream demands, and ConfigurationError (PARTITIONS_DIFFER). After `max_wait_s`:
+        ResourceExhaustedError (STREAM_FULL), NotDurableError, redis-py's errors when the server is away. At once:
+        ProducerFencedError, FailedPreconditionError (DURABILITY_UNSUPPORTED).
         """
         by_lane: dict[tuple[str, int], list[OutRecord]] = defaultdict(list)
         for record in records:
             by_lane[record.stream, self._catalog.partition_of(record.key)].append(record)
-        for stream in {stream for stream, _ in by_lane}:
-            self._catalog.stream(stream)
+        for stream, partition in by_lane:
+            await self._check(self._catalog.stream(stream), by_lane[stream, partition])
         sent = await asyncio.gather(
             *(self._send_lane(stream, partition, batch) for (stream, partition), batch in by_lane.items()),
             return_exceptions=True,  # every lane settles before the caller hears of a failure
@@ -100,12 +136,50 @@ class Producer:
             duplicates += result.duplicates
         return SendResult(accepted, duplicates)
 
+    async def send(self, record: OutRecord) -> None:
+        """Append a record together with others; returns when it is there. Raises what `send_many` raises."""
+        await self._check(self._catalog.stream(record.stream), [record])
+        await (await self._lanes.put(record))
+
+    async def post(self, record: OutRecord) -> None:
+        """Append a record in the background; returns as soon as there is room for it in memory.
+
+        What goes wrong is raised by the next `flush`, for all records since the last.
+        """
+        await self._check(self._catalog.stream(record.stream), [record])
+        self._lanes.forget(await self._lanes.put(record))
+
+    async def flush(self) -> None:
+        """Return when every record so far is there. Raises the first error of a posted one."""
+        await self._lanes.flush()
+
+    async def close(self) -> None:
+        """Flush, and end."""
+        await self._lanes.close()
+
+    async def _check(self, stream: Stream, records: Sequence[OutRecord]) -> None:
+        if stream.idempotency_field and not all(record.event_id for record in records):
+            raise InvalidInputError.of_field(
+                "event_id", f"is required on {stream.name}: the record's {stream.idempotency_field}"
+            )
+        if stream.name in self._checked:
+            return
+        async with self._checking:  # in the order of arrival, which the records keep
+            if stream.name not in self._checked:
+                await require_partitions(self._redis, self._catalog)
+                durability = Durability.of(stream)
+                if durability is not None:
+                    await durability.require(self._redis)
+                self._checked.add(stream.name)
+
     async def _send_lane(self, stream: str, partition: int, records: Sequence[OutRecord]) -> SendResult:
         accepted = duplicates = 0
         known = self._partitions[partition]
         async with known.lock:
             for start in range(0, len(records), _MAX_BATCH):
-                answer = await self._send(stream, partition, known, records[start : start + _MAX_BATCH])
+                answer = await self._send(
+                    self._catalog.stream(stream), partition, known, records[start : start + _MAX_BATCH]
+                )
                 accepted += answer.accepted
                 duplicates += answer.duplicates
                 if answer.dropped:
@@ -115,38 +189,81 @@ class Producer:
         return SendResult(accepted, duplicates)
 
     async def _send(
-        self, stream: str, partition: int, known: _Partition, records: Sequence[OutRecord]
+        self, stream: Stream, partition: int, known: _Partition, records: Sequence[OutRecord]
     ) -> scripts.Produced:
-        while True:
-            first = known.next_sequence[stream]
-            try:
-                answer = await scripts.produce(
-                    self._redis,
-                    self._catalog.stream(stream),
-                    partition,
-                    producer_id=self._id,
-                    epoch=known.epoch,
-                    first_sequence=first,
-                    bucket=int(time.time()) // DEDUPLICATION_WINDOW_S,
-                    keep_ids_ms=2 * DEDUPLICATION_WINDOW_S * 1000,
-                    keep_state_ms=_KEEP_STATE_MS,
-                    limit=0,
-                    records=records,
-                )
-            except BaseException:  # the result is unknown, whatever it was
-                known.new_epoch()
-                raise
-            if answer.status == "OK":
-                known.next_sequence[stream] = first + len(records)
-                return answer
-            if answer.status == "FENCED":
-                raise ProducerFencedError(
-                    f"producer {self._id} was fenced in {stream}, partition {partition}: another with its id has "
-                    f"epoch {answer.at}",
-                    reason="PRODUCER_FENCED",
-                )
-            # The server knows fewer records than it acknowledged: it crashed and lost its last second.
-            log.error(
-                "the server lost acknowledged records", stream=stream, partition=partition, lost=first - 1 - answer.at
-            )
+        deadline = time.monotonic() + self._max_wait_s
+        pause_s = 0.01
+        limit = stream.high_water if stream.retention.policy == "committed" else 0
+        try:
+            while True:
+                failure: Exception
+                try:
+                    answer = await self._attempt(stream, partition, known, records, limit)
+                except _TRY_AGAIN as error:
+                    failure = error  # the same sequences again: what was written is recognised
+                else:
+                    if answer.status == "OK":
+                        known.next_sequence[stream.name] += len(records)
+                        return answer
+                    if answer.status == "GAP":
+                        self._forgotten(stream, partition, known, answer)
+                        continue
+                    limit = stream.low_water  # once full, it must fall to there
+                    failure = _full(stream, partition, answer.at)
+                if time.monotonic() + pause_s > deadline:
+                    raise failure
+                await asyncio.sleep(pause_s * random.uniform(0.5, 1.0))
+                pause_s = min(pause_s * 2, _MAX_PAUSE_S)
+        except BaseException:  # the result is unknown, whatever it was
             known.new_epoch()
+            raise
+
+    async def _attempt(
+        self, stream: Stream, partition: int, known: _Partition, records: Sequence[OutRecord], limit: int
+    ) -> scripts.Produced:
+        failpoints.hit("produce.before")
+        window_s = stream.deduplication_hours * 3600
+        answer = await scripts.produce(
+            self._redis,
+            stream,
+            partition,
+            producer_id=self._id,
+            epoch=known.epoch,
+            first_sequence=known.next_sequence[stream.name],
+            bucket=int(time.time() / window_s),
+            keep_ids_ms=round(3 * window_s * 1000),
+            keep_state_ms=_KEEP_STATE_MS,
+            limit=limit,
+            records=records,
+            durability=Durability.of(stream),
+        )
+        failpoints.hit("produce.after")
+        if answer.status == "FENCED":
+            raise ProducerFencedError(
+                f"producer {self._id} was fenced in {stream.name}, partition {partition}: another with its id has "
+                f"epoch {answer.at}",
+                reason="PRODUCER_FENCED",
+            )
+        return answer
+
+    def _forgotten(self, stream: Stream, partition: int, known: _Partition, answer: scripts.Produced) -> None:
+        """The server knows less of this producer than it acknowledged: begin anew, and say so if records were lost."""
+        if answer.known_epoch:
+            log.error(
+                "the server lost acknowledged records: it crashed, and its disk was behind",
+                stream=stream.name,
+                partition=partition,
+                lost=known.next_sequence[stream.name] - 1 - answer.at,
+            )
+        known.new_epoch()
+
+
+def _full(stream: Stream, partition: int, backlog: int) -> ResourceExhaustedError:
+    groups = ", ".join(stream.groups)
+    return ResourceExhaustedError(
+        f"{stream.name}, partition {partition} is full: {backlog} records wait for the slowest of its groups "
+        f"({groups}); start its consumers, or drop the group (quantmesh streams groups drop)",
+        reason="STREAM_FULL",
+        retry_after_s=1.0,
+        metadata={"stream": stream.name, "partition": str(partition), "backlog": str(backlog)},
+    )

@@ -44,6 +44,8 @@ class Poison:
     """Stable, UPPER_SNAKE_CASE."""
     error: str
     """For a person."""
+    attempts: int = 1
+    """How often it was tried."""
 
 
 @dataclass(slots=True)

@@ -5,50 +5,35 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import cache
-from hashlib import sha1
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
-from redis.asyncio import Redis
-from redis.exceptions import NoScriptError
-
+from runtime.lua import Scripts
+from runtime.redis_client import Client
 from streams import keys
 from streams.catalog import Stream
+from streams.durability import Durability
 from streams.records import Outputs, OutRecord
 
-_LUA = Path(__file__).with_name("lua")
+_SCRIPTS = Scripts(Path(__file__).with_name("lua"))
 NEVER_TRIM = -1
-
-
-@cache
-def _source(name: str) -> tuple[str, str]:
-    text = (_LUA / f"{name}.lua").read_text()
-    return text, sha1(text.encode(), usedforsecurity=False).hexdigest()
-
-
-async def _run(redis: Redis, name: str, key_names: Sequence[str], arguments: Sequence[str | bytes | int]) -> Any:
-    text, digest = _source(name)
-    try:
-        return await cast(Any, redis.evalsha(digest, len(key_names), *key_names, *arguments))
-    except NoScriptError:  # first use, or a server that restarted
-        return await cast(Any, redis.eval(text, len(key_names), *key_names, *arguments))
 
 
 @dataclass(frozen=True, slots=True)
 class Produced:
-    """Answer of `produce`: status OK (with counts), FENCED (`at`: the known epoch), GAP (`at`: the known sequence) or
-    FULL (`at`: the backlog)."""
+    """Answer of `produce`: status OK (with counts), FENCED (`at`: the known epoch), GAP (`at`: the known sequence; the
+    known epoch is 0 when the producer is not known, or not any more) or FULL (`at`: the backlog)."""
 
     status: str
     accepted: int = 0
     duplicates: int = 0
     dropped: int = 0
     at: int = 0
+    known_epoch: int = 0
 
 
 async def produce(
-    redis: Redis,
+    redis: Client,
     stream: Stream,
     partition: int,
     *,
@@ -60,6 +45,7 @@ async def produce(
     keep_state_ms: int,
     limit: int,
     records: Sequence[OutRecord],
+    durability: Durability | None = None,
 ) -> Produced:
     """Append a batch to one partition, each record once, unless the slowest group would then be behind by more than
     `limit` records (0: no limit). A batch that alone is over the limit passes when there is no backlog."""
@@ -77,16 +63,17 @@ async def produce(
     key_names = (
         keys.entries(stream.name, partition),
         keys.producer(producer_id, partition),
-        keys.seen(stream.name, partition, bucket),
-        keys.seen(stream.name, partition, bucket - 1),
         keys.appended(stream.name, partition),
+        keys.seen(stream.name, partition, bucket - 1),
+        keys.seen(stream.name, partition, bucket),
+        keys.seen(stream.name, partition, bucket + 1),
         *(keys.group(stream.name, group, partition) for group in stream.groups),
     )
-    answer = await _run(redis, "produce", key_names, arguments)
+    answer = await _durable(redis, "produce", key_names, arguments, durability)
     status = answer[0].decode()
     if status == "OK":
         return Produced(status, int(answer[1]), int(answer[2]), int(answer[3]))
-    return Produced(status, at=int(answer[1]))
+    return Produced(status, at=int(answer[1]), known_epoch=int(answer[2]) if status == "GAP" else 0)
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,7 +98,7 @@ class Committed:
 
 
 async def commit(
-    redis: Redis,
+    redis: Client,
     stream: Stream,
     group: str,
     partition: int,
@@ -124,6 +111,7 @@ async def commit(
     output_streams: Mapping[str, tuple[Stream, int]],
     dead_letters: Sequence[tuple[bytes, str]] = (),
     entries_read: bool,
+    durability: Durability | None = None,
 ) -> Committed:
     """Commit outputs, state, dead letters (payload, traceparent) and offset, all or nothing.
 
@@ -150,7 +138,10 @@ async def commit(
         new_offset,
         read,
         keep_ms,
-        int(entries_read),
+        # Where entries are trimmed before they are read, the count is wrong: the server works the lag out by itself.
+        int(entries_read and stream.retention.max_records is None),
+        number(keys.dead_letters(stream.name, partition)) if dead_letters else 0,
+        stream.dead_letter_max_records,
     ]
     others = [name for name in stream.groups if name != group] if keep_ms != NEVER_TRIM else []
     arguments.append(len(others))
@@ -182,7 +173,7 @@ async def commit(
     for name, fields in outputs.state.items():
         for field, value in fields.items():
             arguments += (number(keys.state(name, partition)), field, value)
-    answer = await _run(redis, "commit", key_names, arguments)
+    answer = await _durable(redis, "commit", key_names, arguments, durability)
     status = answer[0].decode()
     if status == "OFFSET_MOVED":
         return Committed(status, offset=answer[1].decode())
@@ -195,29 +186,48 @@ async def commit(
     return Committed(status)
 
 
+async def _durable(
+    redis: Client,
+    name: str,
+    key_names: Sequence[str],
+    arguments: Sequence[str | bytes | int],
+    durability: Durability | None,
+) -> Any:
+    if durability is None:
+        return await _SCRIPTS.run(redis, name, key_names, arguments)
+    answer, reached = await _SCRIPTS.run_then(redis, name, key_names, arguments, durability.command)
+    if answer[0] == b"OK":
+        durability.check(reached)
+    return answer
+
+
 async def acquire(
-    redis: Redis, stream: Stream, group: str, partition: int, owner: str, lease_ms: int
+    redis: Client, stream: Stream, group: str, partition: int, owner: str, lease_ms: int
 ) -> tuple[Lease, str] | None:
     """Take a partition's lease; returns it with the group's offset, or None when another member holds it."""
-    key_names = (keys.group(stream.name, group, partition), keys.entries(stream.name, partition))
-    epoch, offset = await _run(redis, "acquire", key_names, (owner, lease_ms, group))
+    key_names = (
+        keys.group(stream.name, group, partition),
+        keys.entries(stream.name, partition),
+        keys.appended(stream.name, partition),
+    )
+    epoch, offset = await _SCRIPTS.run(redis, "acquire", key_names, (owner, lease_ms, group))
     return (Lease(owner, int(epoch)), offset.decode()) if epoch else None
 
 
-async def renew(redis: Redis, stream: Stream, group: str, partition: int, lease: Lease, lease_ms: int) -> bool:
+async def renew(redis: Client, stream: Stream, group: str, partition: int, lease: Lease, lease_ms: int) -> bool:
     """Renew a lease, or give it back with 0 ms. False when it was lost."""
     key_names = (keys.group(stream.name, group, partition),)
-    return bool(await _run(redis, "renew", key_names, (lease.owner, lease.epoch, lease_ms)))
+    return bool(await _SCRIPTS.run(redis, "renew", key_names, (lease.owner, lease.epoch, lease_ms)))
 
 
 async def heartbeat(
-    redis: Redis, stream: Stream, group: str, member: str, silence_ms: int, *, leave: bool = False
+    redis: Client, stream: Stream, group: str, member: str, silence_ms: int, *, leave: bool = False
 ) -> list[str]:
     """Say that a member is alive, or leaves; returns the live members, sorted."""
-    live = await _run(redis, "heartbeat", (keys.members(stream.name, group),), (member, silence_ms, int(leave)))
+    live = await _SCRIPTS.run(redis, "heartbeat", (keys.members(stream.name, group),), (member, silence_ms, int(leave)))
     return sorted(name.decode() for name in live)
 
 
-async def raise_fence(redis: Redis, strategy: str, partition: int, generation: int) -> int:
+async def raise_fence(redis: Client, strategy: str, partition: int, generation: int) -> int:
     """Raise a strategy's fence in one partition; returns what it is now."""
-    return int(await _run(redis, "raise_fence", (keys.fence(strategy, partition),), (generation,)))
+    return int(await _SCRIPTS.run(redis, "raise_fence", (keys.fence(strategy, partition),), (generation,)))

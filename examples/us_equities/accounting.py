@@ -9,11 +9,11 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from redis.asyncio import Redis
 
 from examples.us_equities.panel import Panel
 from examples.us_equities.replay import RAW, SIGNALS, TICKS, VECTORS, Expected
 from quantmesh.streams.v1 import feature_pb2, market_data_pb2, signal_pb2
+from runtime.redis_client import Client
 from runtime.times import to_us
 from streams import Catalog, keys
 
@@ -84,7 +84,7 @@ class _Stage:
         self.at_ms[symbol, event_time_us] = max(at_ms, self.at_ms.get((symbol, event_time_us), 0))
 
 
-async def _entries(redis: Redis, catalog: Catalog, stream: str) -> AsyncIterator[tuple[int, bytes]]:
+async def _entries(redis: Client, catalog: Catalog, stream: str) -> AsyncIterator[tuple[int, bytes]]:
     """(arrival in milliseconds, payload) of every entry."""
     for partition in range(catalog.partitions):
         start = "-"
@@ -98,7 +98,7 @@ async def _entries(redis: Redis, catalog: Catalog, stream: str) -> AsyncIterator
 
 
 async def read_books(
-    redis: Redis, catalog: Catalog, panel: Panel, features: NDArray[np.float64], expected: Expected
+    redis: Client, catalog: Catalog, panel: Panel, features: NDArray[np.float64], expected: Expected
 ) -> Books:
     """Read the four streams and draw up the books. `features` are those computed in bulk, [sessions, symbols, F]."""
     stages = {stream: _Stage() for stream in (TICKS, RAW, VECTORS, SIGNALS)}

@@ -25,7 +25,8 @@ class Performance:
     annual_return: float
     """Mean daily return times 252, as a fraction."""
     max_drawdown: float
-    """Largest loss from a peak of the sum of returns, as a positive fraction."""
+    """Largest loss from the running peak of the compounded capital, as a non-positive fraction of that peak. The
+    capital at the start is a peak."""
     turnover: float
     """Traded dollars of an average session for each dollar of capital, one way."""
 
@@ -35,7 +36,8 @@ class Evaluation:
     """The signals beside buy-and-hold."""
 
     hit_rate: float
-    """Share of LONG and SHORT signals whose relative return over the horizon had their sign."""
+    """Share of LONG and SHORT signals whose relative return had their sign. The horizon begins when they can be
+    traded."""
     hit_count: int
     """Signals behind the hit rate."""
     strategy: Performance
@@ -50,12 +52,12 @@ def performance(weights: NDArray[np.float64], returns: NDArray[np.float64], cost
     """
     changes = np.abs(np.diff(weights, axis=0, prepend=np.zeros((1, weights.shape[1])))).sum(axis=1)
     daily = (weights * returns).sum(axis=1) - changes * cost_bps / 10_000
-    cumulated = np.concatenate([[0.0], np.cumsum(daily)])
+    capital = np.concatenate([[1.0], np.cumprod(1.0 + daily)])
     deviation = float(daily.std(ddof=1))
     return Performance(
         sharpe=float(daily.mean() / deviation * np.sqrt(SESSIONS_PER_YEAR)) if deviation > 0 else 0.0,
         annual_return=float(daily.mean() * SESSIONS_PER_YEAR),
-        max_drawdown=float((np.maximum.accumulate(cumulated) - cumulated).max()),
+        max_drawdown=float((capital / np.maximum.accumulate(capital) - 1.0).min()),
         turnover=float(changes.mean()),
     )
 
@@ -65,10 +67,12 @@ def evaluate(
 ) -> Evaluation:
     """Judge signals: `directions` [sessions, symbols] is 1 (LONG), -1 (SHORT) or 0, for the sessions of `closes`.
 
-    `relative_forward` is the relative return over the signals' horizon, NaN where it is not known yet.
+    `relative_forward` [sessions, symbols] is the relative return over the horizon from each session on, NaN where it is
+    not known yet.
     """
-    taken = (directions != 0) & np.isfinite(relative_forward)
-    hits = np.sign(relative_forward[taken]) == directions[taken]
+    made, outcome = directions[:-1], relative_forward[1:]  # traded one session later
+    taken = (made != 0) & np.isfinite(outcome)
+    hits = np.sign(outcome[taken]) == made[taken]
     returns = closes[1:] / closes[:-1] - 1.0
     symbols = closes.shape[1]
     # Traded at the close of t+1, held to the close of t+2: row t of the directions meets row t+1 of the returns.

@@ -12,7 +12,6 @@ from typing import Any
 import httpx
 import numpy as np
 from numpy.typing import NDArray
-from redis.asyncio import Redis
 
 from examples.us_equities.accounting import Books, read_books
 from examples.us_equities.deployment import FEATURE_SET, STRATEGY, Operator
@@ -24,6 +23,7 @@ from feature_svc.features import WINDOW, compute_panel
 from quantmesh.feature.v1 import feature_service_pb2, feature_service_pb2_grpc
 from quantmesh.inference.v1 import inference_service_pb2, inference_service_pb2_grpc
 from runtime import grpc_client
+from runtime.redis_client import Client
 from runtime.supervisor import Addresses
 from streams import Catalog
 
@@ -95,7 +95,7 @@ async def run(
     plan: Plan,
     models: list[TrainedModel],
     mesh: Addresses,
-    redis: Redis,
+    redis: Client,
     catalog: Catalog,
     progress: Callable[[dict[str, int]], None],
 ) -> Report:

@@ -10,13 +10,12 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 from opentelemetry.trace import SpanKind
-from redis.asyncio import Redis
 
 from examples.us_equities.deployment import STRATEGY
 from examples.us_equities.panel import Panel
 from quantmesh.streams.v1 import market_data_pb2
 from runtime import telemetry
-from runtime.redis_client import AWAY
+from runtime.redis_client import AWAY, Client
 from runtime.times import from_us
 from streams import Catalog, OutRecord, Producer, keys
 
@@ -59,7 +58,7 @@ class Expected:
 class Replay:
     """One run of a panel through the mesh."""
 
-    def __init__(self, redis: Redis, catalog: Catalog, panel: Panel, expected: Expected) -> None:
+    def __init__(self, redis: Client, catalog: Catalog, panel: Panel, expected: Expected) -> None:
         self._redis = redis
         self._catalog = catalog
         self._panel = panel

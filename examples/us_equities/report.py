@@ -89,6 +89,8 @@ def _facts(report: Report, mesh: Addresses) -> Table:
     facts = Table(show_header=False, box=None, padding=(0, 2, 0, 0))
     total = sum(stage.records for stage in books.stages)
     facts.add_row("replay", f"{report.replay_s:.1f} s, {total / report.replay_s:,.0f} records/s through all stages")
+    partial = books.stages[2].records - books.complete
+    facts.add_row("without a signal", f"{partial:,} vectors of the sessions in which the features' windows fill")
     facts.add_row("look-ahead", f"{books.look_ahead} of {books.stages[2].records:,} vectors use a later value")
     facts.add_row("online = bulk", f"{books.equal_to_bulk:,} of {books.complete:,} complete vectors, bit for bit")
     facts.add_row("receipts", f"{books.unreceipted} of {books.stages[3].records:,} signals lack one")
@@ -121,6 +123,9 @@ def _worth(report: Report) -> Table:
 
     row("signals, long and short", worth.strategy)
     row("buy and hold, equal weights", worth.buy_and_hold)
-    table.caption = f"hit rate {worth.hit_rate:.1%} of {worth.hit_count:,} LONG and SHORT signals"
+    table.caption = (
+        f"hit rate {worth.hit_rate:.1%} of {worth.hit_count:,} LONG and SHORT signals. The twenty symbols are "
+        "some that survived to 2022, which flatters buy-and-hold most."
+    )
     table.caption_justify = "left"
     return table

@@ -1,7 +1,8 @@
 """Train two models on the years before a cut-off, with point-in-time features, and convert them to ONNX.
 
 The label of a row (session t, symbol) is the symbol's return over (t, t+5] less the mean of all symbols: what it earns
-against the others. A row is purged when its label reaches into the cut-off (shared rules of point-in-time training).
+against the others. A row is purged when its label reaches into the cut-off: what it would be judged by was not known
+there.
 """
 
 from __future__ import annotations

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from importlib.metadata import version as version_of
 from pathlib import Path
 from typing import Annotated
 
@@ -16,7 +17,7 @@ app = typer.Typer(
     pretty_exceptions_show_locals=False,
     help="Market data to point-in-time features, predictions and trading signals, exactly once.",
     epilog="Settings are environment variables, such as QUANTMESH_HOME and QUANTMESH_GATEWAY_PORT.\n\n"
-    "Exit codes: 0 done, 1 refused or failed, 2 wrong usage, 78 wrong settings.",
+    "Exit codes: 0 done, 1 refused or failed, 2 wrong usage, 69 Redis does not answer, 78 wrong settings.",
 )
 
 Json = Annotated[bool, typer.Option("--json", help="Print JSON, for scripts; logs go to standard error.")]
@@ -32,10 +33,32 @@ Generation = Annotated[
     typer.Option("--expected-generation", min=0, help="Refuse if the deployment is at another generation by now."),
 ]
 Reason = Annotated[str, typer.Option("--reason", help="Why, for the record.")]
+RequestId = Annotated[
+    str | None,
+    typer.Option(
+        "--request-id",
+        help="Identity of the change; default: one is made. Asked for again with the same, it is not made twice.",
+    ),
+]
 
 
 def _examples(*lines: str) -> str:
     return "Examples:\n\n" + "\n\n".join(f"  $ {line}" for line in lines)
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"quantmesh {version_of('quantmesh')}")
+        raise typer.Exit
+
+
+@app.callback()
+def quantmesh(
+    version: Annotated[
+        bool, typer.Option("--version", is_eager=True, callback=_print_version, help="Print the version.")
+    ] = False,
+) -> None:
+    """Take the options that come before a command."""
 
 
 @app.command(epilog=_examples("quantmesh up", "QUANTMESH_GATEWAY_PORT=8080 quantmesh up", "quantmesh up --json"))
@@ -55,18 +78,19 @@ def status(as_json: Json = False) -> None:
 
 
 @app.command(
-    # A negative number is a feature, not an option.
+    # A negative number is a feature, not an option. What else looks like an option is looked at by the command.
     context_settings={"ignore_unknown_options": True},
     epilog=_examples(
-        "quantmesh predict 0.012 -0.004 0.31",
-        "quantmesh predict --model equities@champion 0.012 -0.004 0.31",
-        "quantmesh predict --file row.json --json",
-        "quantmesh predict --file - < batch.json",
+        "quantmesh predict .01 .02 .05 .1 .2 .02 .02 .01 1 1 1 60 1 -.03 .03 .2 .1",
+        "echo '[0, 0, 0, 0, 0, 0, 0, 0, 1, 1, 1, 50, 0, 0, 0, 0, 0]' > row.json",
+        "quantmesh predict --model us_equities@champion --file row.json --json",
+        "quantmesh predict --file - < row.json",
     ),
 )
 def predict(
+    ctx: typer.Context,
     features: Annotated[
-        list[float] | None, typer.Argument(help="One number for each feature, in the model's order.")
+        list[str] | None, typer.Argument(help="One number for each feature, in the model's order.", show_default=False)
     ] = None,
     file: Annotated[
         Path | None,
@@ -83,7 +107,7 @@ def predict(
     """Score one row of features, or the rows of a file, by gRPC."""
     from runtime.cli import predict as command
 
-    command.run(features or [], file, model, address, as_json)
+    command.run(ctx, features or [], file, model, address, as_json)
 
 
 @app.command(epilog=_examples("quantmesh models", "quantmesh models --json"))
@@ -96,38 +120,58 @@ def models(address: InferenceAddress = None, as_json: Json = False) -> None:
 
 @app.command(
     epilog=_examples(
-        "quantmesh promote equities 3f5a…64 characters…9c",
-        "quantmesh promote equities 3f5a…9c --expected-generation 4 --reason 'better out of sample'",
+        "quantmesh status  # the digests and generations of what is deployed",
+        "quantmesh promote us_equities $DIGEST --expected-generation 3",
+        "quantmesh promote us_equities $DIGEST --reason 'better out of sample'",
     )
 )
 def promote(
     strategy: Strategy,
-    version: Annotated[str, typer.Argument(help="Digest of a registered model.", show_default=False)],
+    version: Annotated[
+        str,
+        typer.Argument(
+            help="Digest of a registered model, all 64 characters: registering answers it.", show_default=False
+        ),
+    ],
     expected_generation: Generation = None,
     reason: Reason = "",
+    request_id: RequestId = None,
     address: MlopsAddress = None,
     as_json: Json = False,
 ) -> None:
-    """Make a registered version the champion of a strategy; answers when every replica serves it."""
+    """Make a registered version the champion of a strategy; answers when every replica serves it.
+
+    Exit code 1 when not all of them do: the change is made, and they follow when they can.
+    """
     from runtime.cli import deployments as command
 
-    command.promote(strategy, version, expected_generation, reason, address, as_json)
+    command.promote(strategy, version, expected_generation, reason, request_id, address, as_json)
 
 
 @app.command(
-    epilog=_examples("quantmesh rollback equities", "quantmesh rollback equities --reason 'drawdown over the limit'")
+    epilog=_examples(
+        "quantmesh rollback us_equities --expected-generation 3",
+        "quantmesh rollback us_equities --reason 'drawdown over the limit'",
+    )
 )
 def rollback(
     strategy: Strategy,
     expected_generation: Generation = None,
     reason: Reason = "",
+    request_id: RequestId = None,
     address: MlopsAddress = None,
     as_json: Json = False,
 ) -> None:
-    """Make the previous champion of a strategy the champion again; answers when every replica serves it."""
+    """Make the previous champion of a strategy the champion again; answers when every replica serves it.
+
+    Two rollbacks undo each other: what the first demotes is what the second
+    promotes. Pass --expected-generation, so that only one is made.
+
+    Exit code 1 when not every replica serves it.
+    """
     from runtime.cli import deployments as command
 
-    command.rollback(strategy, expected_generation, reason, address, as_json)
+    command.rollback(strategy, expected_generation, reason, request_id, address, as_json)
 
 
 def main() -> None:

@@ -7,7 +7,8 @@ read from the source, so that a slow or broken package costs the other commands 
 from __future__ import annotations
 
 import ast
-import importlib.util
+from collections.abc import Sequence
+from importlib.machinery import PathFinder
 from importlib.metadata import EntryPoint, entry_points
 from typing import Any
 
@@ -54,9 +55,21 @@ def _load(point: EntryPoint) -> Any:
 
 def _summary(point: EntryPoint) -> str:
     try:
-        spec = importlib.util.find_spec(point.module)
-        source = spec.loader.get_source(point.module) if spec and spec.loader else None  # type: ignore[attr-defined]
-        doc = ast.get_docstring(ast.parse(source)) if source else None
-    except (ImportError, SyntaxError, AttributeError):
+        doc = ast.get_docstring(ast.parse(_source(point.module)))
+    except (ImportError, OSError, SyntaxError, AttributeError):
         doc = None
     return doc.partition("\n")[0] if doc else f"From {point.module}, which is not there or has no description."
+
+
+def _source(module: str) -> str:
+    # Part by part, because `importlib.util.find_spec` imports the packages that a module is in.
+    path: Sequence[str] | None = None
+    spec: Any = None
+    name = ""
+    for part in module.split("."):
+        name = f"{name}.{part}" if name else part
+        spec = PathFinder.find_spec(name, path)
+        if spec is None:
+            raise ImportError(name)
+        path = spec.submodule_search_locations
+    return str(spec.loader.get_source(module) or "")

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import difflib
 import json
+import math
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -14,25 +17,30 @@ from quantmesh.inference.v1.inference_service_pb2_grpc import InferenceServiceSt
 from runtime import grpc_client
 from runtime.cli import convert, places
 from runtime.cli.output import call, show, table
-from runtime.process import load_settings
-from runtime.settings import MeshSettings
 
 _DEADLINE_S = 10.0
 
 
-def run(features: list[float], file: Path | None, model: str | None, address: str | None, as_json: bool) -> None:
+def run(
+    ctx: typer.Context,
+    arguments: Sequence[str],
+    file: Path | None,
+    model: str | None,
+    address: str | None,
+    as_json: bool,
+) -> None:
     """Score the features, or the rows of the file, and print the answer."""
-    if bool(features) == (file is not None):
-        _wrong("give features as arguments, or --file, and not both")
-    rows: Any = features
+    rows: Any = _features(ctx, arguments)
+    if bool(rows) == (file is not None):
+        ctx.fail("give features as arguments, or --file, and not both")
+    is_batch = False
     if file is not None:
-        rows, named = _read(file)
+        rows, is_batch, named = _read(file)
         model = model or named
-    is_batch = bool(rows) and isinstance(rows[0], list)
-    settings = load_settings(MeshSettings)
-    target = address or places.addresses(settings).inference
+    place = places.find(as_json)
+    target, absent = place.inference(address)
     work = _predict_batch if is_batch else _predict
-    answer = call(work(target, settings.max_message_bytes, model or "champion", rows), as_json)
+    answer = call(work(target, place.settings.max_message_bytes, model or "champion", rows), as_json, absent=absent)
     show(as_json, answer, table("Prediction", ("", ""), list(answer.items())))
 
 
@@ -48,24 +56,67 @@ async def _predict_batch(address: str, max_message_bytes: int, model: str, rows:
         return convert.predictions(await InferenceServiceStub(channel).BatchPredict(request, timeout=_DEADLINE_S))
 
 
-def _read(file: Path) -> tuple[list[Any], str | None]:
-    """Rows of a JSON file, and the model that it names."""
+def _features(ctx: typer.Context, arguments: Sequence[str]) -> list[float]:
+    """The numbers among the arguments, which are all that did not look like an option of ours."""
+    features = []
+    for argument in arguments:
+        try:
+            feature = float(argument)
+        except ValueError:
+            if argument.startswith("-"):
+                _no_such_option(ctx, argument.partition("=")[0])
+            ctx.fail(f"{argument!r} is not a number")
+        if not math.isfinite(feature):
+            ctx.fail(f"{argument!r} is not a finite number")
+        features.append(feature)
+    return features
+
+
+def _no_such_option(ctx: typer.Context, option: str) -> NoReturn:
+    known = [name for parameter in ctx.command.params for name in parameter.opts if name.startswith("-")]
+    meant = difflib.get_close_matches(option, known, 1)
+    ctx.fail(f"no such option: {option}" + (f" (did you mean {meant[0]}?)" if meant else ""))
+
+
+def _read(file: Path) -> tuple[list[Any], bool, str | None]:
+    """A row or rows of a JSON file, whether it is rows, and the model that the file names."""
     try:
         content = json.loads(sys.stdin.read() if str(file) == "-" else file.read_text())
-    except (OSError, ValueError) as error:
-        _wrong(f"--file {file}: {error}")
+    except (OSError, ValueError, RecursionError) as error:
+        raise typer.BadParameter(f"--file {file}: {error}") from error
     named = None
     if isinstance(content, dict):
         named = content.get("model_name")
-        content = content.get("features", content.get("batch"))
-    if not isinstance(content, list) or not (_is_row(content) or all(map(_is_row, content))):
-        _wrong(f"--file {file}: wanted a list of numbers, or a list of lists of numbers")
-    return content, named if isinstance(named, str) else None
+        is_batch = "batch" in content
+        content = content.get("batch" if is_batch else "features")
+    else:
+        is_batch = isinstance(content, list) and bool(content) and isinstance(content[0], list)
+    try:
+        if not is_batch:
+            return _row(content, "features"), False, named if isinstance(named, str) else None
+        if not isinstance(content, list):
+            raise ValueError("batch must be a list of rows")
+        if not content:
+            raise ValueError("the batch is empty")
+        rows = [_row(row, f"batch[{index}]") for index, row in enumerate(content)]
+    except ValueError as error:
+        raise typer.BadParameter(f"--file {file}: {error}") from error
+    return rows, True, named if isinstance(named, str) else None
 
 
-def _is_row(value: object) -> bool:
-    return isinstance(value, list) and all(isinstance(x, int | float) and not isinstance(x, bool) for x in value)
+def _row(value: object, where: str) -> list[float]:
+    if not isinstance(value, list):
+        raise ValueError(f"{where} must be a list of numbers")
+    return [_number(cell, f"{where}[{index}]") for index, cell in enumerate(value)]
 
 
-def _wrong(message: str) -> NoReturn:
-    raise typer.BadParameter(message)
+def _number(value: object, where: str) -> float:
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        raise ValueError(f"{where} must be a number, not {json.dumps(value)[:40]}")
+    try:
+        number = float(value)
+    except OverflowError:
+        number = math.inf
+    if not math.isfinite(number):
+        raise ValueError(f"{where} is not a finite number that a double can hold")
+    return number

@@ -5,14 +5,16 @@ from __future__ import annotations
 import asyncio
 import signal
 from collections.abc import Coroutine
+from contextlib import AsyncExitStack
 from typing import Any
 
 import typer
 
 from runtime import logs
+from runtime.cli import places
 from runtime.cli.output import EX_FAILED, fail, show, table
-from runtime.errors import PortInUseError, QuantmeshError
-from runtime.process import EX_CONFIG, load_settings
+from runtime.errors import ConfigurationError, QuantmeshError, UnavailableError
+from runtime.process import EX_CONFIG, EX_UNAVAILABLE
 from runtime.redis_client import without_password
 from runtime.settings import MeshSettings
 from runtime.supervisor import Mesh
@@ -22,13 +24,18 @@ _READY_S = 60.0
 
 def run(as_json: bool) -> None:
     """Run the mesh until SIGINT or SIGTERM; a second one kills everything at once."""
-    settings = load_settings(MeshSettings)
+    settings = places.read_settings(as_json)
     logs.configure("supervisor", settings)
     try:
         asyncio.run(_up(settings, as_json))
     except QuantmeshError as error:
-        is_config = isinstance(error, PortInUseError) or error.reason == "MESH_CONFIGURATION"
-        fail(as_json, "", error.message, error.reason, exit_code=EX_CONFIG if is_config else EX_FAILED)
+        fail(as_json, "", error.message, error.reason, exit_code=_exit_code(error))
+
+
+def _exit_code(error: QuantmeshError) -> int:
+    if isinstance(error, ConfigurationError) or error.reason == "MESH_CONFIGURATION":
+        return EX_CONFIG
+    return EX_UNAVAILABLE if isinstance(error, UnavailableError) else EX_FAILED
 
 
 async def _up(settings: MeshSettings, as_json: bool) -> None:
@@ -44,15 +51,18 @@ async def _up(settings: MeshSettings, as_json: bool) -> None:
 
     for number in (signal.SIGINT, signal.SIGTERM):
         asyncio.get_running_loop().add_signal_handler(number, on_signal)
-    async with mesh:
+    async with AsyncExitStack() as stack:
+        await _unless(told_to_stop, stack.enter_async_context(mesh))  # it may wait for Redis
+        if told_to_stop.is_set():
+            return
         typer.echo(f"starting; logs in {mesh.logs_dir}", err=True)
-        await _unless(told_to_stop, mesh.ready(settings.redis_wait_s + _READY_S))
+        await _unless(told_to_stop, mesh.ready(_READY_S))
         if not told_to_stop.is_set():
             _show(mesh, as_json)
         await _unless(told_to_stop, mesh.watch())
 
 
-async def _unless(stop: asyncio.Event, work: Coroutine[Any, Any, None]) -> None:
+async def _unless(stop: asyncio.Event, work: Coroutine[Any, Any, object]) -> None:
     """Do the work, or give it up when `stop` is set. Raises what the work raises."""
     working = asyncio.ensure_future(work)
     stopping = asyncio.ensure_future(stop.wait())

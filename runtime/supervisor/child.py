@@ -17,7 +17,7 @@ from runtime.tethered import tethered
 
 log = structlog.get_logger()
 
-_LOG_LIMIT_BYTES = 10 * 1024 * 1024
+LOG_LIMIT_BYTES = 10 * 1024 * 1024
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,7 +124,7 @@ class Child:
             self.restarts += 1
 
     async def _run_once(self) -> int:
-        mode = "wb" if self.log_path.exists() and self.log_path.stat().st_size > _LOG_LIMIT_BYTES else "ab"
+        mode = "wb" if self.log_path.exists() and self.log_path.stat().st_size > LOG_LIMIT_BYTES else "ab"
         with self.log_path.open(mode) as output:
             self._log_start = output.tell() if self._log_start is None else min(self._log_start, output.tell())
             self._process = await asyncio.create_subprocess_exec(

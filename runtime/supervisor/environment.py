@@ -5,20 +5,16 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 
+from runtime.environment import variable
 from runtime.settings import MeshSettings
 
 
 def variables(settings: MeshSettings) -> dict[str, str | None]:
     """Every field by its variable's name; None stands for a variable that must not be set."""
-    prefix = settings.model_config.get("env_prefix", "")
-    values = settings.model_dump(mode="json")
-    named: dict[str, str | None] = {}
-    for field, info in type(settings).model_fields.items():
-        alias = info.validation_alias
-        name = alias if isinstance(alias, str) else f"{prefix}{field}".upper()
-        value = values[field]
-        named[name] = value if value is None or isinstance(value, str) else json.dumps(value)
-    return named
+    return {
+        variable(type(settings), field): value if value is None or isinstance(value, str) else json.dumps(value)
+        for field, value in settings.model_dump(mode="json").items()
+    }
 
 
 def child_environment(inherited: Mapping[str, str], settings: MeshSettings, extra: Mapping[str, str]) -> dict[str, str]:

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
+from runtime.errors import ConfigurationError, PortInUseError
 from runtime.ports import address, dialled, free_port, require_free
 from runtime.settings import MeshSettings
-from runtime.supervisor.record import Addresses
+from runtime.supervisor.record import Addresses, neighbours
 
 _PORTS = (
     "feature_port",
@@ -18,17 +21,49 @@ _PORTS = (
 
 
 def with_ports(settings: MeshSettings) -> MeshSettings:
-    """The settings with a free port for each 0. Raises PortInUseError, which names the setting, for a taken one."""
-    chosen: dict[str, int] = {}
+    """The settings with a free port for each 0.
+
+    Raises PortInUseError, which names the setting, for a taken one, and ConfigurationError for two that are equal and
+    for a host that cannot be listened on.
+    """
+    wanted: dict[int, str] = {}
     for field in _PORTS:
         port: int = getattr(settings, field)
-        if port:
-            require_free(settings.host, port, f"QUANTMESH_{field.upper()}")
+        if not port:
             continue
-        while not port or port in chosen.values():
+        if port in wanted:
+            raise ConfigurationError(
+                f"{wanted[port]} and {_variable(field)} are both {port}: each needs a port of its own",
+                reason="PORTS_EQUAL",
+                metadata={"setting": _variable(field)},
+            )
+        wanted[port] = _variable(field)
+    for port, setting in wanted.items():
+        _require_free(settings, port, setting)
+    chosen: dict[str, int] = {}
+    for field in _PORTS:
+        port = getattr(settings, field)
+        if port:
+            continue
+        while not port or port in wanted or port in chosen.values():
             port = free_port(settings.host)
         chosen[field] = port
     return settings.model_copy(update=chosen)
+
+
+def _variable(field: str) -> str:
+    return f"QUANTMESH_{field.upper()}"
+
+
+def _require_free(settings: MeshSettings, port: int, setting: str) -> None:
+    try:
+        require_free(settings.host, port, setting)
+    except PortInUseError as error:
+        for mesh in neighbours(settings.home):
+            if port in mesh.addresses.ports:
+                holder = f"the mesh of {Path(mesh.logs_dir).parent}: stop it with Ctrl-C or `kill {mesh.pid}`"
+                raise PortInUseError(settings.host, port, setting, holder) from error
+        raise
 
 
 def addresses_of(settings: MeshSettings) -> Addresses:

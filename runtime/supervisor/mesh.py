@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import shutil
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AsyncExitStack
 from pathlib import Path
@@ -11,14 +12,17 @@ from types import TracebackType
 from typing import Any
 
 import structlog
+from structlog.typing import FilteringBoundLogger
 
+from runtime import logs
 from runtime.errors import QuantmeshError
 from runtime.settings import MeshSettings
-from runtime.supervisor.child import Child, ChildSpec, ConfigError
+from runtime.supervisor.child import LOG_LIMIT_BYTES, Child, ChildSpec, ConfigError
 from runtime.supervisor.environment import child_environment
 from runtime.supervisor.listeners import addresses_of, with_ports
-from runtime.supervisor.record import Addresses, HomeLock, MeshRecord, read_record, remove_record, write_record
-from runtime.supervisor.redis_keeper import RedisKeeper
+from runtime.supervisor.lock import take
+from runtime.supervisor.record import Addresses, MeshRecord, remove_record, usable, write_record
+from runtime.supervisor.redis_keeper import RedisKeeper, require_redis
 from runtime.supervisor.services import services
 
 log = structlog.get_logger()
@@ -36,10 +40,6 @@ class MeshFailedError(QuantmeshError):
     """The mesh cannot go on, or did not come up; the message holds the end of the log of the process at fault."""
 
 
-class MeshRunningError(QuantmeshError):
-    """Another mesh runs on the same home."""
-
-
 class Mesh:
     """Starts everything on entry, restarts what dies, stops everything on exit.
 
@@ -52,20 +52,24 @@ class Mesh:
         *,
         environment: Mapping[str, str] | None = None,
         children: Callable[[Addresses], Sequence[ChildSpec]] = services,
+        fresh: bool = False,
     ) -> None:
         """Port 0 picks a free port; `redis_url` None starts an embedded server under the home.
 
+        `fresh` forgets what earlier meshes left in the home: Redis data, models and logs.
         `environment` goes to every process on top of the settings, such as `INFER_BATCH_SIZE`.
         """
         self.settings = settings.model_copy(update={"home": settings.home.absolute()})
         self._extra = dict(environment or {})
         self._specs = children
+        self._fresh = fresh
         self._redis: RedisKeeper | None = None
         self._children: dict[str, Child] = {}
         self._keeping: asyncio.Task[None] | None = None
         self._stack = AsyncExitStack()
         self._stopping: asyncio.Task[None] | None = None
         self._failure: asyncio.Future[None] | None = None
+        self._kept: FilteringBoundLogger
 
     @property
     def addresses(self) -> Addresses:
@@ -79,8 +83,12 @@ class Mesh:
 
     @property
     def logs_dir(self) -> Path:
-        """Folder of the processes' logs, `<name>.log` each."""
+        """Folder of the processes' logs, `<name>.log` each, and of our own."""
         return self.settings.home / "logs"
+
+    @property
+    def _log_path(self) -> Path:
+        return self.logs_dir / "supervisor.log"
 
     @property
     def names(self) -> list[str]:
@@ -102,28 +110,54 @@ class Mesh:
     async def __aenter__(self) -> Mesh:
         """Start everything, without waiting until it serves: see `ready`.
 
-        Raises MeshRunningError; PortInUseError, before anything is started; UnavailableError when Redis cannot start.
+        Raises MeshRunningError; ConfigurationError, before anything is started, for a taken port, a home that cannot be
+        used and a Redis that refuses us; UnavailableError when Redis does not answer or cannot start.
         """
         self._failure = asyncio.get_running_loop().create_future()
         async with AsyncExitStack() as stack:
-            lock = await self._lock()
+            lock = await take(self.settings.home)
             stack.callback(lock.release)
-            self.settings = with_ports(self.settings)
-            if self.settings.redis_url is None:
-                self._redis = RedisKeeper(self.settings.home / REDIS, self._write)
-                stack.push_async_callback(self._redis.stop)
-                await self._redis.start()
-                self.settings = self.settings.model_copy(update={"redis_url": self._redis.url})
-            stack.callback(remove_record, self.settings.home)
-            stack.push_async_callback(self._stop_processes)
-            self._start_processes()
+            with usable(self.settings.home):
+                self.logs_dir.mkdir(exist_ok=True)
+                self._kept = stack.enter_context(logs.kept_in(self._log_path, LOG_LIMIT_BYTES))
+            self._kept.info("starting", home=str(self.settings.home), pid=os.getpid())
+            stack.callback(self._kept.info, "stopped")
+            try:
+                await self._start(stack)
+            except QuantmeshError as error:
+                self._kept.error(error.message, reason=error.reason)
+                raise
             self._stack = stack.pop_all()
         return self
+
+    async def _start(self, stack: AsyncExitStack) -> None:
+        self.settings = with_ports(self.settings)
+        if self._fresh:
+            self._forget()
+        if self.settings.redis_url is None:
+            self._redis = RedisKeeper(self.settings.home / REDIS, self._write)
+            stack.push_async_callback(self._redis.stop)
+            with usable(self.settings.home):
+                await self._redis.start()
+            self.settings = self.settings.model_copy(update={"redis_url": self._redis.url})
+        else:  # the services would each wait, and end, and be started again
+            await require_redis(self.settings.redis_url, self.settings.redis_wait_s)
+        stack.callback(remove_record, self.settings.home)
+        stack.push_async_callback(self._stop_processes)
+        self._start_processes()
+
+    def _forget(self) -> None:
+        for folder in (REDIS, "models"):
+            shutil.rmtree(self.settings.home / folder, ignore_errors=True)
+        for file in self.logs_dir.iterdir():
+            if file != self._log_path:
+                file.unlink()
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         """Stop everything: the gateway first, the other services in reverse order, Redis last."""
+        self._kept.info("stopping")
         await self._stack.aclose()
 
     async def ready(self, timeout_s: float = 60.0) -> None:
@@ -144,8 +178,10 @@ class Mesh:
                 failure.result()
             if not waiting.done():
                 said = "\n".join(f"{name}:\n{self.last_lines(name)}" for name in self._children if name in late)
+                self._kept.error("not ready", processes=sorted(late), after_s=timeout_s)
                 raise MeshFailedError(f"not ready after {timeout_s:g} s: {said}", reason="MESH_NOT_READY")
             waiting.result()
+            self._kept.info("ready", pids={name: self.pid(name) for name in self.names})
         finally:
             waiting.cancel()
             await asyncio.gather(waiting, return_exceptions=True)
@@ -170,22 +206,7 @@ class Mesh:
             return self._redis
         return self._children[name]
 
-    async def _lock(self) -> HomeLock:
-        for _ in range(10):
-            try:
-                return HomeLock(self.settings.home)
-            except BlockingIOError:  # by another mesh; or for a moment, by someone who looks whether there is one
-                await asyncio.sleep(_LOOK_EVERY_S)
-        record = read_record(self.settings.home)
-        who = f" (process {record.pid})" if record else ""
-        how = f"stop it with Ctrl-C or `kill {record.pid}`" if record else "stop it"
-        raise MeshRunningError(
-            f"a mesh is running on {self.settings.home}{who}: {how}, or set QUANTMESH_HOME to another folder",
-            reason="MESH_RUNNING",
-        )
-
     def _start_processes(self) -> None:
-        self.logs_dir.mkdir(parents=True, exist_ok=True)
         environment = child_environment(os.environ, self.settings, self._extra)
         for spec in self._specs(self.addresses):
             child = Child(spec, environment, self.logs_dir, self._write)
@@ -204,6 +225,7 @@ class Mesh:
             return
         if isinstance(error, ConfigError):
             failed = MeshFailedError(str(error), reason="MESH_CONFIGURATION")
+            self._kept.error(failed.message, reason=failed.reason)
         else:
             log.error("the supervisor failed", exc_info=error)
             failed = MeshFailedError(f"the supervisor failed: {error}", reason="MESH_SUPERVISOR")

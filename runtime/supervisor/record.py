@@ -10,9 +10,12 @@ import contextlib
 import fcntl
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from urllib.parse import urlsplit
+
+from runtime.errors import ConfigurationError
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,6 +28,12 @@ class Addresses:
     gateway: str
     metrics: Mapping[str, str]
     """Prometheus URL by process name."""
+
+    @property
+    def ports(self) -> frozenset[int]:
+        """Every port that the mesh listens on for others."""
+        grpc = (f"//{address}" for address in (self.feature, self.inference, self.mlops))
+        return frozenset(port for url in (*grpc, self.gateway, *self.metrics.values()) if (port := urlsplit(url).port))
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,13 +49,14 @@ class MeshRecord:
     restarts: Mapping[str, int]
 
 
-def _directory(home: Path) -> Path:
+def run_directory(home: Path) -> Path:
+    """Folder of the record and the lock."""
     return home / "run"
 
 
 def write_record(home: Path, record: MeshRecord) -> None:
     """Write the file so that a reader sees the old one or the new one. Only the owner may read it: the URL of Redis."""
-    path = _directory(home) / "mesh.json"
+    path = run_directory(home) / "mesh.json"
     new = path.with_suffix(".new")
     with os.fdopen(os.open(new, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w") as file:
         json.dump(asdict(record), file, indent=2)
@@ -55,30 +65,57 @@ def write_record(home: Path, record: MeshRecord) -> None:
 
 def remove_record(home: Path) -> None:
     """Remove the file. Harmless when there is none."""
-    (_directory(home) / "mesh.json").unlink(missing_ok=True)
+    (run_directory(home) / "mesh.json").unlink(missing_ok=True)
 
 
 def read_record(home: Path) -> MeshRecord | None:
-    """The mesh that runs on this home; None when none does, whatever a dead one left behind."""
-    if not _is_locked(home):
-        return None
-    try:
-        fields = json.loads((_directory(home) / "mesh.json").read_text())
-    except FileNotFoundError:  # it is just starting, or just ending
-        return None
+    """The mesh that runs on this home; None when none does, whatever a dead one left behind.
+
+    Raises ConfigurationError when the home cannot be read.
+    """
+    with usable(home):
+        if not _is_locked(home):
+            return None
+        try:
+            fields = json.loads((run_directory(home) / "mesh.json").read_text())
+        except FileNotFoundError:  # it is just starting, or just ending
+            return None
     return MeshRecord(**{**fields, "addresses": Addresses(**fields["addresses"])})
 
 
 def find_record(home: Path) -> MeshRecord | None:
     """The mesh that runs on this home, or else on a folder of it, as the demo's does; None when none runs."""
-    homes = (home, *sorted(folder.parents[1] for folder in home.glob("*/run/mesh.json")))
-    return next((record for record in map(read_record, homes) if record is not None), None)
+    return next((record for record in map(read_record, (home, *_below(home))) if record is not None), None)
+
+
+def neighbours(home: Path) -> list[MeshRecord]:
+    """The meshes that run above or below this home: `quantmesh up` beside the demo, or the other way round."""
+    return [record for record in map(read_record, (*_below(home), home.parent)) if record is not None]
+
+
+def _below(home: Path) -> list[Path]:
+    return sorted(file.parents[1] for file in home.glob("*/run/mesh.json"))
+
+
+@contextlib.contextmanager
+def usable(home: Path) -> Iterator[None]:
+    """Do something in a home. Raises ConfigurationError (reason HOME_UNUSABLE) when the system does not let us."""
+    try:
+        yield
+    except BlockingIOError:  # the lock of another mesh
+        raise
+    except OSError as error:
+        raise ConfigurationError(
+            f"QUANTMESH_HOME: {home} cannot be used ({error.strerror}): set it to a folder that you may write to",
+            reason="HOME_UNUSABLE",
+            metadata={"setting": "QUANTMESH_HOME"},
+        ) from error
 
 
 def _is_locked(home: Path) -> bool:
     with contextlib.ExitStack() as stack:
         try:
-            file = stack.enter_context((_directory(home) / "mesh.lock").open("rb"))
+            file = stack.enter_context((run_directory(home) / "mesh.lock").open("rb"))
         except FileNotFoundError:
             return False
         try:
@@ -86,21 +123,3 @@ def _is_locked(home: Path) -> bool:
         except BlockingIOError:
             return True
         return False
-
-
-class HomeLock:
-    """The right to run a mesh on a home; held until `release`, or the death of the process."""
-
-    def __init__(self, home: Path) -> None:
-        """Raises BlockingIOError when another mesh holds it."""
-        _directory(home).mkdir(parents=True, exist_ok=True)
-        self._file = (_directory(home) / "mesh.lock").open("ab")
-        try:
-            fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            self._file.close()
-            raise
-
-    def release(self) -> None:
-        """Let another mesh run here."""
-        self._file.close()

@@ -1,4 +1,4 @@
-"""Keeps the embedded Redis up: the same directory, the same port, again whenever it dies."""
+"""The Redis of a mesh: the embedded one kept up (same directory, same port), or another's waited for."""
 
 from __future__ import annotations
 
@@ -12,11 +12,21 @@ import structlog
 
 from runtime.embedded_redis import EmbeddedRedis
 from runtime.errors import QuantmeshError
+from runtime.redis_client import connect, wait_for_redis
 from runtime.supervisor.child import Backoff
 
 log = structlog.get_logger()
 
 _LOOK_EVERY_S = 0.1
+
+
+async def require_redis(url: str, wait_s: float) -> None:
+    """Wait for a server that is not ours to keep. Raises what `wait_for_redis` does."""
+    client = connect(url)
+    try:
+        await wait_for_redis(client, url, wait_s)
+    finally:
+        await client.aclose()
 
 
 class RedisKeeper:

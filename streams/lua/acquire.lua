@@ -1,5 +1,6 @@
--- Take the lease of a partition if it is free or over. A new owner gets a new fencing epoch.
--- KEYS: group state, entries
+-- Take the lease of a partition if it is free or over. A new owner gets a new fencing epoch. A group that an operator had
+-- dropped counts again from here on.
+-- KEYS: group state, entries, appended
 -- ARGV: owner, lease ms, group
 -- Returns {epoch, offset}; epoch 0 when another member holds it.
 local now = redis.call('TIME')
@@ -14,5 +15,15 @@ if groups.err and not string.find(groups.err, 'BUSYGROUP') then
   return redis.error_reply(groups.err)
 end
 local epoch = redis.call('HINCRBY', KEYS[1], 'epoch', 1)
+local was = redis.call('HMGET', KEYS[1], 'dropped', 'read', 'lost')
+if was[1] then
+  -- Meanwhile entries were trimmed that this group had not read: it is not behind by them any more.
+  local lost = tonumber(redis.call('GET', KEYS[3]) or '0') - tonumber(was[2] or '0') - tonumber(was[3] or '0')
+    - redis.call('XLEN', KEYS[2])
+  if lost > 0 then
+    redis.call('HINCRBY', KEYS[1], 'lost', lost)
+  end
+  redis.call('HDEL', KEYS[1], 'dropped')
+end
 redis.call('HSET', KEYS[1], 'owner', ARGV[1], 'until_ms', string.format('%.0f', now_ms + tonumber(ARGV[2])))
 return {epoch, known[3] or '0-0'}

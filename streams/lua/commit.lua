@@ -1,7 +1,7 @@
 -- Commit one step of a processor on one partition: outputs, state, dead letters and offset, all or nothing.
 -- KEYS: input entries, group state, then whatever the arguments point to by number
 -- ARGV: group, owner, lease epoch, expected offset, new offset, records read, keep ms (-1: no trimming here),
---       1 when XGROUP SETID takes ENTRIESREAD,
+--       1 when XGROUP SETID takes ENTRIESREAD, key number of the dead letters (0: none in this step), most of them to keep,
 --       number of other declared groups of the input, then for each: key number of its state
 --       number of fences, then for each: key number, generation
 --       number of output streams, then for each: key number of entries, of appended, records, most records that its
@@ -18,7 +18,7 @@ local offset = lease[3] or '0-0'
 if offset ~= ARGV[4] then
   return {'OFFSET_MOVED', offset}
 end
-local at = 9
+local at = 11
 local function take()
   at = at + 1
   return tonumber(ARGV[at - 1])
@@ -39,9 +39,9 @@ for i = 1, take() do
   local entries, appended_key, count, limit = take(), KEYS[take()], take(), take()
   local appended, backlog = tonumber(redis.call('GET', appended_key) or '0'), 0
   for _ = 1, take() do
-    local group = redis.call('HMGET', KEYS[take()], 'read', 'dropped')
+    local group = redis.call('HMGET', KEYS[take()], 'read', 'dropped', 'lost')
     if not group[2] then
-      backlog = math.max(backlog, appended - tonumber(group[1] or '0'))
+      backlog = math.max(backlog, appended - tonumber(group[1] or '0') - tonumber(group[3] or '0'))
     end
   end
   if limit > 0 and backlog > 0 and backlog + count > limit then
@@ -62,6 +62,9 @@ for _ = 1, take() do
   else
     redis.call('XADD', key, '*', 'payload', payload)
   end
+end
+if ARGV[9] ~= '0' then
+  redis.call('XTRIM', KEYS[tonumber(ARGV[9])], 'MAXLEN', '~', ARGV[10])
 end
 for _ = 1, take() do
   redis.call('HSET', KEYS[take()], ARGV[at], ARGV[at + 1])

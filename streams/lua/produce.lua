@@ -1,10 +1,11 @@
 -- Append a batch of one producer to one partition of one stream, each record once.
--- KEYS: entries, producer state, event ids of this bucket, event ids of the bucket before, appended, then the state of
---       each declared group
+-- KEYS: entries, producer state, appended, event ids of the bucket before, of this one (by the caller's clock) and of the
+--       one after (another caller's clock may be ahead), then the state of each declared group
 -- ARGV: stream, epoch, first sequence, max records (0: no limit), ms to keep event ids, ms to keep producer state,
 --       most records that the slowest group may be behind afterwards (0: no limit),
 --       then for each record: payload, traceparent, event id
--- Returns {'OK', accepted, duplicates, dropped} | {'FENCED', epoch} | {'GAP', last sequence} | {'FULL', backlog}
+-- Returns {'OK', accepted, duplicates, dropped: trimmed before some group read them} | {'FENCED', epoch}
+--       | {'GAP', last sequence, known epoch: 0 when the producer is not known (any more)} | {'FULL', backlog}
 local stream, epoch, first = ARGV[1], tonumber(ARGV[2]), tonumber(ARGV[3])
 local max_records, keep_ids_ms, keep_state_ms, limit =
   tonumber(ARGV[4]), tonumber(ARGV[5]), tonumber(ARGV[6]), tonumber(ARGV[7])
@@ -25,14 +26,14 @@ if epoch == known_epoch then
   end
 end
 if first ~= last + 1 then
-  return {'GAP', last}
+  return {'GAP', last, known_epoch}
 end
 if limit > 0 then
-  local appended, backlog = tonumber(redis.call('GET', KEYS[5]) or '0'), 0
-  for i = 6, #KEYS do
-    local group = redis.call('HMGET', KEYS[i], 'read', 'dropped')
+  local total, backlog = tonumber(redis.call('GET', KEYS[3]) or '0'), 0
+  for i = 7, #KEYS do
+    local group = redis.call('HMGET', KEYS[i], 'read', 'dropped', 'lost')
     if not group[2] then
-      backlog = math.max(backlog, appended - tonumber(group[1] or '0'))
+      backlog = math.max(backlog, total - tonumber(group[1] or '0') - tonumber(group[3] or '0'))
     end
   end
   if backlog + count > limit and backlog > 0 then
@@ -49,7 +50,8 @@ for i = FIRST, #ARGV, 3 do
   local event_id, fresh = ARGV[i + 2], true
   if event_id ~= '' then
     with_ids = true
-    fresh = redis.call('SISMEMBER', KEYS[4], event_id) == 0 and redis.call('SADD', KEYS[3], event_id) == 1
+    fresh = redis.call('SISMEMBER', KEYS[4], event_id) == 0 and redis.call('SISMEMBER', KEYS[6], event_id) == 0
+      and redis.call('SADD', KEYS[5], event_id) == 1
   end
   if fresh then
     accepted = accepted + 1
@@ -63,12 +65,20 @@ for i = FIRST, #ARGV, 3 do
   end
 end
 if with_ids then
-  redis.call('PEXPIRE', KEYS[3], keep_ids_ms)
+  redis.call('PEXPIRE', KEYS[5], keep_ids_ms)
 end
-redis.call('INCRBY', KEYS[5], accepted)
-local dropped = 0
-if max_records > 0 then
-  dropped = redis.call('XTRIM', KEYS[1], 'MAXLEN', '~', max_records)
+local appended, dropped = redis.call('INCRBY', KEYS[3], accepted), 0
+if max_records > 0 and redis.call('XTRIM', KEYS[1], 'MAXLEN', '~', max_records) > 0 then
+  local present = redis.call('XLEN', KEYS[1])
+  for i = 7, #KEYS do
+    -- What is unread is at the end of the stream, so what does not fit into it any more was lost to the group.
+    local group = redis.call('HMGET', KEYS[i], 'read', 'lost')
+    local lost = appended - tonumber(group[1] or '0') - tonumber(group[2] or '0') - present
+    if lost > 0 then
+      redis.call('HINCRBY', KEYS[i], 'lost', lost)
+      dropped = math.max(dropped, lost)
+    end
+  end
 end
 local answer = {'OK', accepted, duplicates, dropped}
 redis.call('HSET', KEYS[2], 'epoch', ARGV[2], 'last:' .. stream, first + count - 1,

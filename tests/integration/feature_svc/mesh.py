@@ -5,7 +5,9 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
+from datetime import datetime, timedelta
 from typing import Any, Protocol
+from zoneinfo import ZoneInfo
 
 import grpc.aio
 import numpy as np
@@ -29,6 +31,17 @@ UNIVERSE = SETS.get("equities_daily").universe
 DAY_US = 86_400_000_000
 T0_US = 1_262_304_000_000_000  # 2010-01-01
 SKEW_US = 5_000_000
+
+
+def _closes_us(sessions: int) -> list[int]:
+    """16:00 in New York on weekdays from 2010-01-04 on."""
+    first = datetime(2010, 1, 4, 16, tzinfo=ZoneInfo("America/New_York"))
+    days = (first + timedelta(days=7 * week + day) for week in range(sessions // 5 + 1) for day in range(5))
+    return [round(day.timestamp()) * 1_000_000 for day in days]
+
+
+SESSIONS_US = _closes_us(500)
+"""Instants of sessions, in order."""
 
 
 class Pipeline(Protocol):
@@ -71,10 +84,12 @@ def closes(sessions: int, seed: int = 7) -> Array:
     return walk
 
 
-def tick(symbol: str, session: int, price: float, traceparent: str = "") -> OutRecord:
-    event_us = T0_US + session * DAY_US
+def tick(
+    symbol: str, session: int, price: float, traceparent: str = "", *, after_us: int = 0, size: float = 0.0
+) -> OutRecord:
+    event_us = SESSIONS_US[session] + after_us
     message = market_data_pb2.TradeTick(
-        symbol=symbol, event_time=from_us(event_us), available_at=from_us(event_us + 1_000), price=price
+        symbol=symbol, event_time=from_us(event_us), available_at=from_us(event_us + 1_000), price=price, size=size
     )
     return OutRecord("market_data.trades", symbol, message.SerializeToString(), traceparent)
 

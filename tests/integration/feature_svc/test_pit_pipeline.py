@@ -11,10 +11,10 @@ from feature_svc import convert
 from feature_svc.features import FEATURE_NAMES
 from feature_svc.pit import Status
 from feature_svc.pit_pipeline import PitPipeline
-from feature_svc.vector_hash import vector_hash
 from quantmesh.streams.v1 import feature_pb2
 from runtime.times import to_us
 from streams import OutRecord, Producer
+from streams.vector_hash import hash_of
 from tests.integration.feature_svc.mesh import (
     CATALOG,
     DAY_US,
@@ -58,7 +58,7 @@ async def test_each_vector_comes_once_across_restarts(redis: Redis) -> None:
         for session, message in enumerate(found):
             assert list(message.values) == [each.value for each in session_of(symbol, session)]
             assert set(message.statuses) == {feature_pb2.FEATURE_STATUS_OK}
-            assert message.vector_hash == vector_hash(convert.vector_of(message))
+            assert message.vector_hash == hash_of(message)
             assert message.as_of == message.max_available_at
 
 
@@ -69,6 +69,7 @@ async def test_what_breaks_a_rule_goes_to_the_dead_letters_and_stops_nothing(red
         "FROM_THE_FUTURE": raw("KO", "return_1d", 2, 1.0, event_time_us=now_us, available_at_us=now_us),
         "NON_FINITE": raw("KO", "return_1d", 3, math.nan),
         "MISSING_TIME": raw("KO", "return_1d", 4, 1.0, available_at_us=None),
+        "UNKNOWN_SYMBOL": raw("NOBODY", "return_1d", 5, 1.0),
         "UNKNOWN_FEATURE": raw("KO", "unheard_of", 5, 1.0),
         "INVALID_FIELD": raw("KO", "return_1d", 6, 1.0, print_number=70_000),
         "PRINT_REUSED": raw("KO", "return_1d", 0, 99.0, event_id="another"),
@@ -94,10 +95,9 @@ async def test_an_incomplete_session_is_served_by_the_next_one(redis: Redis) -> 
         assert await length(redis, "features.pit") == 0
         await publish_raw(redis, session_of("KO", 1)[:1])
         await until(lambda: consumed(redis))
-    (message,) = await vectors(redis)
-    vector = convert.vector_of(message)
-    assert vector.event_time_us == T0_US
-    assert vector.statuses == (Status.OK,) * 2 + (Status.MISSING,) * (len(FEATURE_NAMES) - 2)
+    (vector,) = await vectors(redis)
+    assert to_us(vector.event_time) == T0_US
+    assert tuple(vector.statuses) == (Status.OK,) * 2 + (Status.MISSING,) * (len(FEATURE_NAMES) - 2)
 
 
 async def test_a_restatement_changes_no_served_vector(redis: Redis) -> None:

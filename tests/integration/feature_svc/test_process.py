@@ -14,7 +14,7 @@ from redis.asyncio import Redis
 
 from feature_svc.features import FEATURE_NAMES, compute_panel
 from runtime.times import to_us
-from tests.integration.feature_svc.mesh import CATALOG, DAY_US, T0_US, UNIVERSE, closes, length, publish_ticks, vectors
+from tests.integration.feature_svc.mesh import CATALOG, SESSIONS_US, UNIVERSE, closes, length, publish_ticks, vectors
 from tests.waiting import until
 
 
@@ -54,7 +54,7 @@ async def test_kill_9_in_the_middle_loses_nothing_and_repeats_nothing(redis_url:
     assert len(found) == made
     values = np.full_like(panel, np.nan)
     for vector in found:
-        session = (to_us(vector.event_time) - T0_US) // DAY_US
+        session = SESSIONS_US.index(to_us(vector.event_time))
         values[session, UNIVERSE.index(vector.symbol)] = vector.values
     known = np.isfinite(panel)
     assert np.array_equal(values[known].view(np.uint64), panel[known].view(np.uint64))

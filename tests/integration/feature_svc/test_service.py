@@ -86,6 +86,7 @@ async def test_online_and_streamed_vectors_are_equal_bit_for_bit(redis_url: str,
     [
         ({"symbol": ""}, "INVALID_FIELD", "symbol"),
         ({"symbol": "S" * 65}, "INVALID_FIELD", "symbol"),
+        ({"symbol": "NOBODY"}, "UNKNOWN_SYMBOL", "symbol"),
         ({"name": "unheard_of"}, "UNKNOWN_FEATURE", "name"),
         ({"value": math.nan}, "NON_FINITE", "value"),
         ({"value": math.inf}, "NON_FINITE", "value"),
@@ -163,8 +164,9 @@ async def test_an_unknown_set_is_not_found_and_an_unknown_symbol_is_missing(redi
         assert (failure.code, failure.reason) == (grpc.StatusCode.NOT_FOUND, "UNKNOWN_FEATURE_SET")
         answer = await stub.GetOnlineFeatures(pb.GetOnlineFeaturesRequest(symbols=["NOBODY", "KO"]))
     assert [vector.symbol for vector in answer.vectors] == ["NOBODY", "KO"]
-    vector = convert.vector_of(answer.vectors[0])
-    assert vector.event_time_us is vector.max_available_at_us is None
+    vector = answer.vectors[0]
+    assert not vector.HasField("event_time")
+    assert not vector.HasField("max_available_at")
     assert set(vector.statuses) == {Status.MISSING}
     assert all(math.isnan(value) for value in vector.values)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import os
 import signal
 import socket
@@ -57,7 +58,13 @@ async def test_serves_on_its_port_and_ends_cleanly(inference: MeshServer) -> Non
         refused = await rest.post("/inference/predict", content=chunks())
         assert (refused.status_code, refused.json()["reason"]) == (413, "BODY_TOO_LARGE")
         process.send_signal(signal.SIGTERM)
-        assert await asyncio.wait_for(process.wait(), 10) == 0
+        _, said = await asyncio.wait_for(process.communicate(), 10)
+        assert process.returncode == 0
+    assert [(line["event"], line.get("port")) for line in map(json.loads, said.splitlines())] == [
+        ("serving", port),
+        ("stopping", None),
+        ("stopped", None),
+    ]
 
 
 async def test_a_taken_port_ends_it_with_78_and_the_setting() -> None:

@@ -105,6 +105,7 @@ async def test_health_is_503_when_inference_cannot_be_reached() -> None:
     ):
         answer = await rest.get("/inference/health")
     assert answer.status_code == 503
+    assert answer.headers["retry-after"] == "1"
     assert (answer.json()["status"], answer.json()["inference"]) == ("unavailable", "UNREACHABLE")
     assert answer.json()["models"] == []
 
@@ -123,11 +124,17 @@ async def test_the_document_holds_every_shape_that_it_refers_to(rest: httpx.Asyn
     assert references(document) <= named
     assert "#/components/schemas/PredictBody" in references(document)
     page = (await rest.get("/docs")).text
-    sources = re.findall(r'(?:src|href)="([^"]+)"', page)
-    assert len(sources) >= 2, page
-    for source in sources:  # nothing comes from elsewhere: the page works without the internet
-        assert source.startswith(str(rest.base_url)), source
+    sources = [*re.findall(r'(?:src|href)="([^"]+)"', page), *re.findall(r"url: '([^']+)'", page)]
+    assert len(sources) == 4, page
+    for source in sources:  # relative: nothing comes from elsewhere, also behind a proxy that ends TLS
+        assert re.match(r"[a-z]", source), source
+        assert "://" not in source
         assert (await rest.get(source)).status_code == 200
+    assert (await rest.get("/swagger/__init__.py")).status_code == 404
+
+
+async def test_health_and_index_answer_head(rest: httpx.AsyncClient) -> None:
+    assert [(await rest.head(path)).status_code for path in ("/", "/inference/health")] == [200, 200]
 
 
 async def test_index_links_to_the_rest(rest: httpx.AsyncClient) -> None:
@@ -140,9 +147,14 @@ async def test_index_links_to_the_rest(rest: httpx.AsyncClient) -> None:
 async def test_metrics_count_by_route_never_by_path(rest: httpx.AsyncClient) -> None:
     await rest.post("/inference/predict", json={"features": [1]})
     await rest.get("/some/secret-path")
+    for path in ("/docs", "/openapi.json", "/swagger/swagger-ui.css", "/swagger/favicon-32x32.png"):
+        await rest.get(path)
     await rest.request("BREW", "/inference/predict")
     text = (await rest.get("/metrics")).text
     assert 'quantmesh_http_requests_total{code="200",method="POST",route="/inference/predict"}' in text
     assert 'quantmesh_http_requests_total{code="404",method="GET",route="unmatched"}' in text
+    for route in ("/docs", "/openapi.json", "/swagger/{name}"):
+        assert f'quantmesh_http_requests_total{{code="200",method="GET",route="{route}"}}' in text
+    assert 'code="200",method="GET",route="unmatched"' not in text
     assert "secret-path" not in text
     assert "BREW" not in text

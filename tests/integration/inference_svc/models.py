@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
+from onnx import TensorProto, helper, numpy_helper
 from skl2onnx import to_onnx
 from sklearn.ensemble import GradientBoostingRegressor
 from sklearn.linear_model import Ridge
@@ -40,6 +41,27 @@ def boosted() -> tuple[GradientBoostingRegressor, bytes]:
     x = rows(256)
     model = GradientBoostingRegressor(n_estimators=20, random_state=0).fit(x, np.sin(x[:, 0]) + x[:, 1])
     return model, bytes(to_onnx(model, x[:1].astype(np.float32)).SerializeToString())
+
+
+@cache
+def table(*entries: float) -> bytes:
+    """A model that looks its first feature up in a table: ONNX Runtime fails a whole batch over one row beyond it."""
+    graph = helper.make_graph(
+        [
+            helper.make_node("Gather", ["rows", "first"], ["column"], axis=1),
+            helper.make_node("Cast", ["column"], ["index"], to=TensorProto.INT64),
+            helper.make_node("Gather", ["table", "index"], ["prediction"], axis=0),
+        ],
+        "table",
+        [helper.make_tensor_value_info("rows", TensorProto.FLOAT, [None, len(FEATURES)])],
+        [helper.make_tensor_value_info("prediction", TensorProto.FLOAT, [None])],
+        [
+            numpy_helper.from_array(np.array(entries, np.float32), "table"),
+            numpy_helper.from_array(np.array(0, np.int64), "first"),
+        ],
+    )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=9)
+    return bytes(model.SerializeToString())
 
 
 def expected(level: float, row: Sequence[float]) -> float:

@@ -59,7 +59,7 @@ async def test_predictions_go_on_without_redis_and_streaming_and_deployments_res
             )
 
             async def swapped() -> bool:
-                states = await ReplicaBoard(redis).statuses("momentum", deployed.generation)
+                states = await ReplicaBoard(redis).statuses(deployed)
                 return [state.swapped for state in states] == [True]
 
             await until(swapped)

@@ -11,11 +11,12 @@ import pytest
 from prometheus_client import REGISTRY
 from redis.asyncio import Redis
 
-from modelstore.deployments import DeploymentStore
+from modelstore.deployments import Deployment, DeploymentStore
 from modelstore.replicas import ReplicaBoard
 from quantmesh.streams.v1 import feature_pb2, signal_pb2
 from streams import OutRecord, Producer, keys, raise_fences, scripts
-from tests.integration.inference_svc.models import expected, register, replica, ridge, rows
+from streams.vector_hash import hash_of
+from tests.integration.inference_svc.models import expected, register, replica, ridge, rows, table
 from tests.integration.inference_svc.vectors import (
     CATALOG,
     STREAM,
@@ -30,9 +31,8 @@ from tests.waiting import until
 TRACE = "0123456789abcdef0123456789abcdef"
 
 
-async def promote(deployments: DeploymentStore, version: str, strategy: str = "momentum") -> int:
-    deployed = await deployments.promote(strategy, version, expected_generation=None, reason="", request_id="")
-    return deployed.generation
+async def promote(deployments: DeploymentStore, version: str, strategy: str = "momentum") -> Deployment:
+    return await deployments.promote(strategy, version, expected_generation=None, reason="", request_id="")
 
 
 def skipped(reason: str) -> float:
@@ -69,7 +69,7 @@ async def test_a_signal_carries_prediction_direction_and_receipt(
 ) -> None:
     version = register(tmp_path, ridge(0.0), threshold=0.05)
     await promote(deployments, register(tmp_path, ridge(9.0)))
-    generation = await promote(deployments, version)
+    generation = (await promote(deployments, version)).generation
     given = [vector(0, [1.0, 0.0, 1.0]), vector(1, [-1.0, 0.0, -1.0]), vector(2, [0.1, 0.0, 0.1])]
     async with replica(tmp_path, redis_url):
         await publish(redis, given, f"00-{TRACE}-00000000000000aa-01")
@@ -127,16 +127,21 @@ async def test_unusable_vectors_give_no_signal_and_false_ones_are_dead_letters(
 ) -> None:
     await promote(deployments, register(tmp_path, ridge(0.0)))
     zeros = [0.0, 0.0, 0.0]
-    no_hash = vector(5, zeros)
-    no_hash.vector_hash = b""
+    other_hash, changed = vector(5, zeros), vector(9, zeros)
+    other_hash.vector_hash = bytes(32)
+    changed.values[0] = 1e-9
     hidden = vector(6, zeros)
     hidden.value_available_at_us[1] += 10_000_000  # one value is younger than the vector claims
+    no_event_time = vector(10, zeros)
+    no_event_time.ClearField("event_time")
+    no_event_time.vector_hash = hash_of(no_event_time)
     bad = {
         "LOOK_AHEAD": [vector(0, zeros, available_after_us=1), hidden],
         "FEATURE_COUNT_MISMATCH": [vector(1, [0.0])],
         "NON_FINITE_FEATURE": [vector(2, [0.0, math.nan, 0.0])],
         "NON_FINITE_PREDICTION": [vector(3, [1e308, -1e308, 1e308])],
-        "INVALID_VECTOR": [no_hash],
+        "INVALID_VECTOR": [no_event_time],
+        "VECTOR_HASH_MISMATCH": [other_hash, changed],
     }
     before = {reason: skipped(reason) for reason in ("missing", "stale")}
     good = [vector(n, zeros) for n in range(32, 48)]
@@ -147,6 +152,7 @@ async def test_unusable_vectors_give_no_signal_and_false_ones_are_dead_letters(
         other = next(s for s in map("X{}".format, range(99)) if CATALOG.partition_of(s) != CATALOG.partition_of("SYM0"))
         astray = vector(0, zeros)
         astray.symbol = other
+        astray.vector_hash = hash_of(astray)
         await Producer(redis, CATALOG).send_many(
             [
                 OutRecord(STREAM, "SYM0", b"\xff\xff not protobuf"),
@@ -156,7 +162,7 @@ async def test_unusable_vectors_give_no_signal_and_false_ones_are_dead_letters(
         await publish(redis, good)
 
         async def all_consumed() -> bool:
-            return await consumed(redis) == 6 + 3 + 2 + 16
+            return await consumed(redis) == sum(map(len, bad.values())) + 3 + 2 + 16
 
         await until(all_consumed)
     assert len(await signals(redis, "momentum")) == len(good)
@@ -169,6 +175,26 @@ async def test_unusable_vectors_give_no_signal_and_false_ones_are_dead_letters(
     payloads = {letter.payload for letter in dead}
     assert {v.SerializeToString() for vectors in bad.values() for v in vectors} < payloads
     assert {reason: skipped(reason) - count for reason, count in before.items()} == {"missing": 1, "stale": 2}
+
+
+async def test_a_vector_that_makes_a_model_fail_stops_nobody(
+    tmp_path: Path, redis_url: str, redis: Redis, deployments: DeploymentStore
+) -> None:
+    await promote(deployments, register(tmp_path, table(10.0, 20.0)))
+    await promote(deployments, register(tmp_path, ridge(1.0), strategy="carry"), "carry")
+    given = [vector(n, [float(n % 2), 0.0, 0.0]) for n in range(64)]
+    given[20] = vector(20, [7.0, 0.0, 0.0])  # the table has no such entry
+    await publish(redis, given)
+    async with replica(tmp_path, redis_url):
+
+        async def all_consumed() -> bool:
+            return await consumed(redis) == 64
+
+        await until(all_consumed)
+    assert Counter(s.prediction for s in await signals(redis, "momentum")) == {10.0: 31, 20.0: 32}
+    assert len(await signals(redis, "carry")) == 64
+    (letter,) = await dead_letters(redis)
+    assert (letter.reason, letter.payload) == ("MODEL_FAILED", given[20].SerializeToString())
 
 
 async def test_once_a_rollback_has_answered_no_signal_of_the_demoted_model_appears(
@@ -245,14 +271,14 @@ async def test_vectors_wait_for_a_deployed_model_that_cannot_be_loaded_yet(
     tmp_path: Path, redis_url: str, redis: Redis, deployments: DeploymentStore
 ) -> None:
     version = register(tmp_path, ridge(1.0))
-    generation = await promote(deployments, version)
+    deployed = await promote(deployments, version)
     file = tmp_path / "models" / version / "model.onnx"
     file.rename(tmp_path / "model.onnx")
     await publish(redis, [vector(n, [0.0, 0.0, 0.0]) for n in range(64)])
     async with replica(tmp_path, redis_url):
 
         async def is_told() -> bool:
-            states = await ReplicaBoard(redis).statuses("momentum", generation)
+            states = await ReplicaBoard(redis).statuses(deployed)
             return any("ARTIFACT_CORRUPT" in state.error for state in states)
 
         await until(is_told)
@@ -275,12 +301,12 @@ async def test_history_from_before_the_first_promotion_does_not_pile_up(
             return await consumed(redis) == 64
 
         await until(first_consumed)
-        generation = await promote(deployments, register(tmp_path, ridge(1.0)))
-        assert all(s.swapped for s in await ReplicaBoard(redis).wait_for("momentum", generation, 10.0))
+        deployed = await promote(deployments, register(tmp_path, ridge(1.0)))
+        assert all(s.swapped for s in await ReplicaBoard(redis).wait_for(deployed, 10.0))
         await publish(redis, [vector(n, [0.0, 0.0, 0.0]) for n in range(64, 128)])
 
         async def all_there() -> bool:
             return len(await signals(redis, "momentum")) == 64
 
         await until(all_there)
-    assert min(s.as_of.seconds for s in await signals(redis, "momentum")) == vector(64, []).as_of.seconds
+    assert min(s.as_of.seconds for s in await signals(redis, "momentum")) == vector(64, [0.0, 0.0, 0.0]).as_of.seconds

@@ -27,6 +27,7 @@ from tests.integration.inference_svc.models import (
     replica,
     ridge,
     rows,
+    table,
 )
 
 ROW = [0.5, -1.0, 2.0]
@@ -120,19 +121,19 @@ BAD_PREDICTS = {
         pb.PredictRequest(model_name="carry", features=ROW),
         grpc.StatusCode.NOT_FOUND,
         "UNKNOWN_MODEL",
-        (),
+        ("model_name",),
     ),
     "unknown version": (
         pb.PredictRequest(model_name="0" * 64, features=ROW),
         grpc.StatusCode.NOT_FOUND,
         "UNKNOWN_MODEL",
-        (),
+        ("model_name",),
     ),
     "no challenger": (
         pb.PredictRequest(model_name="challenger", features=ROW),
         grpc.StatusCode.NOT_FOUND,
         "UNKNOWN_MODEL",
-        (),
+        ("model_name",),
     ),
     "not a name": (pb.PredictRequest(model_name="a b!", features=ROW), INVALID, "INVALID_MODEL_NAME", ("model_name",)),
     "long id": (pb.PredictRequest(features=ROW, request_id="x" * 129), INVALID, "INVALID_FIELD", ("request_id",)),
@@ -164,8 +165,8 @@ BAD_BATCHES = {
         "NON_FINITE_FEATURE",
         (f"batch[{INLINE_ROWS}].features[2]",),
     ),
-    "over the limit": (batch([ROW] * 101), grpc.StatusCode.RESOURCE_EXHAUSTED, "BATCH_TOO_LARGE", ()),
-    "unknown": (batch([ROW], "carry@champion"), grpc.StatusCode.NOT_FOUND, "UNKNOWN_MODEL", ()),
+    "over the limit": (batch([ROW] * 101), grpc.StatusCode.RESOURCE_EXHAUSTED, "BATCH_TOO_LARGE", ("batch",)),
+    "unknown": (batch([ROW], "carry@champion"), grpc.StatusCode.NOT_FOUND, "UNKNOWN_MODEL", ("model_name",)),
 }
 
 
@@ -208,3 +209,23 @@ async def test_an_error_with_long_texts_still_fits_its_trailer(
             with pytest.raises(grpc.aio.AioRpcError) as raised:
                 await stub.Predict(request)
             assert failure(raised.value).reason == reason
+
+
+async def test_a_row_that_makes_the_model_fail_is_named(
+    tmp_path: Path, redis_url: str, deployments: DeploymentStore
+) -> None:
+    version = register(tmp_path, table(10.0, 20.0))
+    await deployments.promote("momentum", version, expected_generation=None, reason="", request_id="")
+    beyond = [9.0, 0.0, 0.0]
+    async with replica(tmp_path, redis_url) as running, client(running.address) as stub:
+        for call in (
+            stub.Predict(pb.PredictRequest(features=beyond)),
+            stub.BatchPredict(batch([[0.0] * 3, [1.0] * 3, beyond])),
+        ):
+            with pytest.raises(grpc.aio.AioRpcError) as raised:
+                await call
+            found = failure(raised.value)
+            assert (found.code, found.reason) == (grpc.StatusCode.FAILED_PRECONDITION, "MODEL_FAILED")
+        assert "row 2" in found.message
+        answer = await stub.BatchPredict(batch([[0.0] * 3, [1.0] * 3]))
+        assert list(answer.predictions) == [10.0, 20.0]

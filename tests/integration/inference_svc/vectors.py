@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from hashlib import sha256
 
 from redis.asyncio import Redis
 
 from quantmesh.streams.v1 import dead_letter_pb2, feature_pb2, signal_pb2
 from runtime.times import from_us
 from streams import OutRecord, Producer, keys, load_catalog
+from streams.vector_hash import hash_of
 from tests.integration.inference_svc.models import FEATURE_SET
 
 CATALOG = load_catalog(partitions=4)
@@ -31,7 +31,7 @@ def vector(
     """The vector of one of 16 symbols; the first value has the status, the others are OK."""
     as_of_us = START_US + number * DAY_US
     latest_us = as_of_us + available_after_us
-    return feature_pb2.FeatureVector(
+    made = feature_pb2.FeatureVector(
         symbol=f"SYM{number % 16}",
         feature_set=feature_set,
         event_time=from_us(as_of_us - 3_600_000_000),
@@ -41,8 +41,9 @@ def vector(
         statuses=[status, *[OK] * (len(row) - 1)],
         value_event_times_us=[as_of_us - 3_600_000_000] * len(row),
         value_available_at_us=[latest_us] * len(row),
-        vector_hash=sha256(f"{number}|{feature_set}".encode()).digest(),
     )
+    made.vector_hash = hash_of(made)
+    return made
 
 
 async def publish(redis: Redis, vectors: Sequence[feature_pb2.FeatureVector], traceparent: str = "") -> None:

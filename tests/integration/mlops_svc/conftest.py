@@ -7,12 +7,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
-from redis.asyncio import Redis
 
 from mlops_svc.app import Mlops, build
 from mlops_svc.settings import MlopsSettings
 from quantmesh.mlops.v1.mlops_service_pb2_grpc import MlopsServiceStub
 from runtime.grpc_client import channel
+from runtime.redis_client import Client, connect
 
 if TYPE_CHECKING:  # the stubs name it, the generated code does not have it
     from quantmesh.mlops.v1.mlops_service_pb2_grpc import MlopsServiceAsyncStub
@@ -47,6 +47,7 @@ async def stub(service: Mlops) -> AsyncIterator[MlopsServiceAsyncStub]:
 
 
 @pytest.fixture
-async def redis(redis_url: str) -> AsyncIterator[Redis]:
-    async with Redis.from_url(redis_url) as client:
-        yield client
+async def redis(redis_url: str) -> AsyncIterator[Client]:
+    client = connect(redis_url)
+    yield client
+    await client.aclose()

@@ -18,6 +18,7 @@ from modelstore.onnx_model import OnnxModel
 from quantmesh.mlops.v1 import mlops_service_pb2 as messages
 from tests.integration.mlops_svc import models
 from tests.integration.mlops_svc.calls import failed, fields, register
+from tests.stored import versions
 
 if TYPE_CHECKING:  # the stubs name it, the generated code does not have it
     from quantmesh.mlops.v1.mlops_service_pb2_grpc import MlopsServiceAsyncStub
@@ -45,56 +46,56 @@ async def test_a_scikit_learn_model_is_stored_and_predicts_the_same(
     np.testing.assert_allclose(stored.predict(rows), ridge.predict(rows), rtol=1e-4, atol=1e-5)
 
 
-async def test_the_same_artifact_gives_the_same_version(stub: MlopsServiceAsyncStub, artifacts: ArtifactStore) -> None:
+async def test_the_same_artifact_gives_the_same_version(stub: MlopsServiceAsyncStub, settings: MlopsSettings) -> None:
     first = await register(stub, ONNX)
     assert await register(stub, ONNX, chunk_bytes=7) == first
-    assert artifacts.versions() == [first.model.version]
+    assert versions(settings.home / "models") == [first.model.version]
 
 
 async def test_a_request_id_stands_for_one_model(
-    stub: MlopsServiceAsyncStub, artifacts: ArtifactStore, redis: Redis
+    stub: MlopsServiceAsyncStub, settings: MlopsSettings, redis: Redis
 ) -> None:
     first = await register(stub, ONNX, request_id="r")
     assert await register(stub, ONNX, request_id="r") == first
     failure = await failed(register(stub, models.linear([3.0, 4.0]), request_id="r"))
     assert (failure.code, failure.reason) == (grpc.StatusCode.INVALID_ARGUMENT, "REQUEST_ID_REUSED")
     assert fields(failure) == ["request_id"]
-    assert artifacts.versions() == [first.model.version]
+    assert versions(settings.home / "models") == [first.model.version]
 
 
 @pytest.mark.parametrize("data", [b"this is not ONNX", ONNX[: len(ONNX) // 2], b"\x00" * 5000])
-async def test_corrupt_onnx_is_refused(stub: MlopsServiceAsyncStub, artifacts: ArtifactStore, data: bytes) -> None:
+async def test_corrupt_onnx_is_refused(stub: MlopsServiceAsyncStub, settings: MlopsSettings, data: bytes) -> None:
     failure = await failed(register(stub, data, request_id="r"))
     assert failure.code is grpc.StatusCode.INVALID_ARGUMENT
     assert fields(failure) == ["chunk"]
-    assert artifacts.versions() == []
+    assert versions(settings.home / "models") == []
     # The id was not spent on it.
     await register(stub, ONNX, request_id="r")
 
 
-async def test_a_digest_that_does_not_match_is_refused(stub: MlopsServiceAsyncStub, artifacts: ArtifactStore) -> None:
+async def test_a_digest_that_does_not_match_is_refused(stub: MlopsServiceAsyncStub, settings: MlopsSettings) -> None:
     failure = await failed(register(stub, ONNX, onnx_sha256=models.digest(b"other")))
     assert (failure.code, failure.reason) == (grpc.StatusCode.INVALID_ARGUMENT, "DIGEST_MISMATCH")
     assert fields(failure) == ["onnx_sha256"]
-    assert artifacts.versions() == []
+    assert versions(settings.home / "models") == []
 
 
-async def test_a_manifest_that_does_not_fit_is_refused(stub: MlopsServiceAsyncStub, artifacts: ArtifactStore) -> None:
+async def test_a_manifest_that_does_not_fit_is_refused(stub: MlopsServiceAsyncStub, settings: MlopsSettings) -> None:
     failure = await failed(register(stub, ONNX, models.manifest(columns=3)))
     assert (failure.reason, fields(failure)) == ("COLUMN_MISMATCH", ["manifest.feature_names"])
     failure = await failed(register(stub, ONNX, models.manifest(strategy="Not OK")))
     assert fields(failure) == ["manifest.strategy"]
-    assert artifacts.versions() == []
+    assert versions(settings.home / "models") == []
 
 
 async def test_a_model_over_the_limit_is_refused_while_it_comes(
-    stub: MlopsServiceAsyncStub, artifacts: ArtifactStore
+    stub: MlopsServiceAsyncStub, settings: MlopsSettings
 ) -> None:
     failure = await failed(register(stub, bytes(1_600_000), chunk_bytes=500_000))
     assert (failure.code, failure.reason) == (grpc.StatusCode.RESOURCE_EXHAUSTED, "MODEL_TOO_LARGE")
     failure = await failed(register(stub, bytes(1_300_000), chunk_bytes=1_200_000))
     assert (failure.code, failure.reason) == (grpc.StatusCode.INVALID_ARGUMENT, "CHUNK_TOO_LARGE")
-    assert artifacts.versions() == []
+    assert versions(settings.home / "models") == []
 
 
 async def test_chunks_without_a_header_are_refused(stub: MlopsServiceAsyncStub) -> None:

@@ -9,17 +9,21 @@ from typing import TYPE_CHECKING
 import grpc
 import pytest
 from redis.asyncio import Redis
+from structlog.testing import capture_logs
 
 from mlops_svc.app import Mlops, build
+from mlops_svc.fences import Fences
 from mlops_svc.rollout import Change, Rollout
 from mlops_svc.settings import MlopsSettings
+from modelstore import keys as deployment_keys
 from modelstore.artifacts import ArtifactStore
 from modelstore.deployments import DeploymentStore
-from modelstore.replicas import ReplicaBoard
+from modelstore.layouts import FeatureLayouts
+from modelstore.replicas import ReplicaBoard, Served
 from quantmesh.mlops.v1 import mlops_service_pb2 as messages
 from quantmesh.mlops.v1.mlops_service_pb2_grpc import MlopsServiceStub
 from runtime.grpc_client import channel
-from streams import keys
+from streams import keys, load_catalog
 from tests.integration.mlops_svc.calls import UNKNOWN, failed, fields, some_version
 from tests.integration.mlops_svc.conftest import PARTITIONS
 from tests.integration.mlops_svc.models import STRATEGY
@@ -141,7 +145,7 @@ async def test_the_answer_comes_when_the_replicas_have_swapped(
 
     async def replica() -> None:
         async for deployment in deployments.watch():
-            await board.report("a", "127.0.0.1:1", {STRATEGY: deployment.generation}, {}, 60_000)
+            await board.report("a", "127.0.0.1:1", {STRATEGY: Served.of(deployment)}, {}, 60_000)
             return
 
     swapping = asyncio.create_task(replica())
@@ -186,15 +190,17 @@ async def registered(stub: MlopsServiceAsyncStub) -> str:
 async def test_a_caller_that_goes_away_does_not_leave_a_fence_behind(
     registered: str, settings: MlopsSettings, redis: Redis
 ) -> None:
-    fencing, go_on, raised = asyncio.Event(), asyncio.Event(), []
+    fencing, go_on = asyncio.Event(), asyncio.Event()
 
-    async def raise_fences(strategy: str, generation: int) -> None:
-        fencing.set()
-        await go_on.wait()
-        raised.append((strategy, generation))
+    class SlowFences(Fences):
+        async def put_up(self, strategy: str, generation: int) -> None:
+            fencing.set()
+            await go_on.wait()
+            await super().put_up(strategy, generation)
 
     artifacts = ArtifactStore(settings.home / "models")
-    rollout = Rollout(DeploymentStore(redis), artifacts, ReplicaBoard(redis), raise_fences)
+    slow = SlowFences(redis, load_catalog(PARTITIONS))
+    rollout = Rollout(DeploymentStore(redis), artifacts, ReplicaBoard(redis), slow, FeatureLayouts(redis))
     call = asyncio.create_task(rollout.promote(Change(STRATEGY), registered, 10))
     await asyncio.wait_for(fencing.wait(), 5)
     call.cancel()
@@ -202,7 +208,7 @@ async def test_a_caller_that_goes_away_does_not_leave_a_fence_behind(
         await call
     go_on.set()
     await rollout.settle()
-    assert raised == [(STRATEGY, 1)]
+    assert await fences(redis) == [1] * PARTITIONS
 
 
 async def test_a_fence_that_was_left_behind_is_mended(service: Mlops, redis: Redis) -> None:
@@ -227,3 +233,81 @@ async def test_fences_left_behind_are_mended_at_start(settings: MlopsSettings, r
         await until(mended)
     finally:
         await running.stop()
+
+
+async def test_a_fence_that_is_lost_while_the_service_runs_is_mended(stub: MlopsServiceAsyncStub, redis: Redis) -> None:
+    await promote(stub, await some_version(stub, 1))
+    await promote(stub, await some_version(stub, 2))
+    await redis.delete(keys.fence(STRATEGY, 1))
+    await redis.set(keys.fence(STRATEGY, 2), 1)
+
+    async def mended() -> bool:
+        return await fences(redis) == [2] * PARTITIONS
+
+    await until(mended, limit_s=3)
+
+
+async def lose_the_last_change(redis: Redis, kept: bytes) -> None:
+    """As a crash of the machine may: the deployments are what they were."""
+    await redis.restore(deployment_keys.DEPLOYMENTS, 0, kept, replace=True)
+
+
+async def test_a_generation_that_a_fence_remembers_is_not_used_again(stub: MlopsServiceAsyncStub, redis: Redis) -> None:
+    one, two, three = [await some_version(stub, number) for number in range(3)]
+    await promote(stub, one)
+    kept = await redis.dump(deployment_keys.DEPLOYMENTS)
+    assert kept is not None
+    lost = await promote(stub, two)
+    await redis.delete(keys.fence(STRATEGY, 0))  # one partition has lost its fence too
+    await lose_the_last_change(redis, kept)
+    after = await promote(stub, three, expected=1)
+    assert (after.deployment.generation, after.deployment.previous_version) == (lost.deployment.generation + 1, one)
+    assert await fences(redis) == [3] * PARTITIONS
+
+
+async def test_a_generation_that_a_live_replica_serves_is_not_used_again(
+    stub: MlopsServiceAsyncStub, redis: Redis
+) -> None:
+    one, two = [await some_version(stub, number) for number in range(2)]
+    await promote(stub, one)
+    # It serves what Redis has lost altogether, fences and all.
+    await ReplicaBoard(redis).report("a", "127.0.0.1:1", {STRATEGY: Served(5, UNKNOWN)}, {}, 60_000)
+    after = await promote(stub, two)
+    assert after.deployment.generation == 6
+    assert not after.all_swapped
+
+
+async def test_a_deployment_that_is_behind_its_fence_is_told_once(stub: MlopsServiceAsyncStub, redis: Redis) -> None:
+    one, two = [await some_version(stub, number) for number in range(2)]
+    await promote(stub, one)
+    kept = await redis.dump(deployment_keys.DEPLOYMENTS)
+    assert kept is not None
+    await promote(stub, two)
+    with capture_logs() as logs:
+        await lose_the_last_change(redis, kept)
+        await redis.delete(keys.fence(STRATEGY, 0))
+
+        def told() -> list[tuple[int, int]]:
+            return [(line["generation"], line["fence"]) for line in logs if "fence" in line]
+
+        await until(lambda: bool(told()))
+
+        async def looked_again() -> bool:
+            return await fences(redis) == [1, 2, 2]
+
+        await until(looked_again)
+        await redis.delete(keys.fence(STRATEGY, 0))
+        await until(looked_again)
+        assert told() == [(1, 2)]
+
+
+async def test_a_model_whose_columns_stand_in_another_order_is_not_promoted(
+    stub: MlopsServiceAsyncStub, redis: Redis, registered: str, settings: MlopsSettings
+) -> None:
+    manifest = ArtifactStore(settings.home / "models").get(registered).manifest
+    await FeatureLayouts(redis).publish(manifest.feature_set, manifest.feature_names[::-1])
+    found = await failed(promote(stub, registered))
+    assert (found.code, found.reason) == (grpc.StatusCode.FAILED_PRECONDITION, "FEATURE_LAYOUT_MISMATCH")
+    assert set(await fences(redis)) == {0}
+    await FeatureLayouts(redis).publish(manifest.feature_set, manifest.feature_names)
+    assert (await promote(stub, registered)).deployment.champion_version == registered

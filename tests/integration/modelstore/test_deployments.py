@@ -191,6 +191,14 @@ async def test_a_claim_stands_for_its_content_only(store: DeploymentStore, redis
     assert await store.get(S) is None
 
 
+async def test_a_generation_is_above_the_floor_and_above_the_one_before(store: DeploymentStore) -> None:
+    first = await store.promote(S, A, expected_generation=0, reason="", request_id="r", floor=6)
+    assert first.generation == 7
+    assert await store.promote(S, A, expected_generation=0, reason="", request_id="r", floor=9) == first
+    assert (await store.promote(S, B, expected_generation=7, reason="", request_id="", floor=3)).generation == 8
+    assert (await store.rollback(S, expected_generation=8, reason="", request_id="", floor=20)).generation == 21
+
+
 async def test_what_cannot_be_rolled_back(store: DeploymentStore) -> None:
     with pytest.raises(NotFoundError) as unknown:
         await rollback(store)
@@ -225,6 +233,31 @@ async def test_a_watcher_that_is_slow_gets_the_last_state(store: DeploymentStore
             found = await asyncio.wait_for(anext(changes), 5)
             assert found.generation > seen
             seen = found.generation
+
+
+async def test_a_watcher_follows_a_state_that_went_back_and_a_number_that_came_again(
+    store: DeploymentStore, redis: Redis
+) -> None:
+    await promote(store, A)
+    kept = await redis.dump(keys.DEPLOYMENTS)
+    async with aclosing(store.watch()) as changes:
+        assert (await anext(changes)).champion_version == A
+        await promote(store, B)
+        assert (await asyncio.wait_for(anext(changes), 5)).champion_version == B
+        await redis.restore(keys.DEPLOYMENTS, 0, kept, replace=True)  # as after a crash that lost the last write
+        lost = await asyncio.wait_for(anext(changes), 5)
+        assert (lost.champion_version, lost.generation) == (A, 1)
+        await promote(store, C)
+        again = await asyncio.wait_for(anext(changes), 5)
+        assert (again.champion_version, again.generation) == (C, 2)
+
+
+async def test_a_snapshot_comes_without_a_change(store: DeploymentStore) -> None:
+    await promote(store, A)
+    async with aclosing(store.snapshots()) as snapshots:
+        for _ in range(4):
+            (present,) = await asyncio.wait_for(anext(snapshots), 5)
+            assert present.champion_version == A
 
 
 async def test_a_watcher_ends_whenever_it_is_cancelled(redis_url: str) -> None:

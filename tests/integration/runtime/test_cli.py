@@ -11,6 +11,7 @@ import sys
 import time
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +27,7 @@ from quantmesh.inference.v1.model_pb2 import Model
 from quantmesh.mlops.v1 import mlops_service_pb2 as mlops_pb
 from quantmesh.mlops.v1.deployment_pb2 import Deployment, ReplicaStatus
 from quantmesh.mlops.v1.mlops_service_pb2_grpc import MlopsServiceServicer, add_MlopsServiceServicer_to_server
-from runtime.errors import FailedPreconditionError, InvalidInputError
+from runtime.errors import FailedPreconditionError, InvalidInputError, QuantmeshError, UnavailableError
 from runtime.grpc_server import MeshServer, ServerConfig
 from runtime.ports import free_port
 from tests.waiting import until
@@ -103,20 +104,28 @@ class Inference(InferenceServiceServicer):
         raise NotImplementedError
 
 
+def deployed(strategy: str) -> Deployment:
+    return Deployment(strategy=strategy, champion_version=VERSION, generation=3)
+
+
 class Mlops(MlopsServiceServicer):
     """Deploys whatever it is told, at generation 4."""
 
     def __init__(self) -> None:
         self.requests: list[Any] = []
+        self.replicas = [ReplicaStatus(replica_id="r1", address="h:1", generation=4, swapped=True)]
+        self.broken: QuantmeshError | None = None
 
     async def Promote(self, request: Any, context: grpc.aio.ServicerContext) -> mlops_pb.PromoteResponse:
         self.requests.append(request)
         if request.HasField("expected_generation") and request.expected_generation != 3:
             raise FailedPreconditionError("the deployment is at generation 3", reason="STALE_GENERATION")
+        if self.broken is not None:
+            raise self.broken
         return mlops_pb.PromoteResponse(
             deployment=Deployment(strategy=request.strategy, champion_version=request.version, generation=4),
-            replicas=[ReplicaStatus(replica_id="r1", address="h:1", generation=3, error="no memory")],
-            all_swapped=False,
+            replicas=self.replicas,
+            all_swapped=all(replica.swapped for replica in self.replicas),
             elapsed_ms=12.5,
         )
 
@@ -129,11 +138,14 @@ class Mlops(MlopsServiceServicer):
     async def ListDeployments(
         self, request: Any, context: grpc.aio.ServicerContext
     ) -> mlops_pb.ListDeploymentsResponse:
-        deployment = Deployment(strategy="equities", champion_version=VERSION, generation=3)
-        return mlops_pb.ListDeploymentsResponse(deployments=[deployment])
+        if self.broken is not None:
+            raise self.broken
+        if not request.page_token:
+            return mlops_pb.ListDeploymentsResponse(deployments=[deployed("equities")], next_page_token="2")
+        return mlops_pb.ListDeploymentsResponse(deployments=[deployed("futures")])
 
     async def GetDeployment(self, request: Any, context: grpc.aio.ServicerContext) -> mlops_pb.GetDeploymentResponse:
-        raise NotImplementedError
+        return mlops_pb.GetDeploymentResponse(deployment=deployed(request.strategy), replicas=self.replicas)
 
     async def RegisterModel(self, request_iterator: Any, context: Any) -> mlops_pb.RegisterModelResponse:
         raise NotImplementedError
@@ -221,11 +233,43 @@ async def test_wrong_usage_is_2(quantmesh: Command, arguments: tuple[str, ...]) 
     assert "Traceback" not in said.err
 
 
-@pytest.mark.parametrize("content", ["{", "3", '{"features": [true]}', "[1, [2]]", '[["1"]]'])
-async def test_a_file_of_another_shape_is_wrong_usage(quantmesh: Command, content: str) -> None:
+@pytest.mark.parametrize(
+    ("content", "why"),
+    [
+        ("{", "Expecting"),
+        ("3", "features must be a list of numbers"),
+        ("{}", "features must be a list of numbers"),
+        ('{"features": [true]}', "features[0] must be a number, not true"),
+        ("[1, [2]]", "features[1] must be a number, not [2]"),
+        ('[["1"]]', 'batch[0][0] must be a number, not "1"'),
+        ('{"batch": [1, 2]}', "batch[0] must be a list of numbers"),
+        ('{"batch": []}', "the batch is empty"),
+        (f"[1, {10**400}]", "features[1] is not a finite number"),
+        ("[[1], [NaN]]", "batch[1][0] is not a finite number"),
+    ],
+)
+async def test_a_file_of_another_shape_is_wrong_usage(quantmesh: Command, content: str, why: str) -> None:
     said = await quantmesh("predict", "--file", "-", stdin=content)
     assert said.code == 2
-    assert "--file -" in said.err
+    assert f"--file -: {why}" in said.err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "why"),
+    [
+        (("--fiel", "x.json"), "no such option: --fiel (did you mean --file?)"),
+        (("1", "--jsn"), "no such option: --jsn (did you mean --json?)"),
+        (("--modle=m", "1"), "no such option: --modle (did you mean --model?)"),
+        (("-x", "1"), "no such option: -x"),
+        (("1", "two"), "'two' is not a number"),
+        (("1", "-inf"), "'-inf' is not a finite number"),
+        (("1e400",), "'1e400' is not a finite number"),
+    ],
+)
+async def test_what_is_no_number_is_no_feature(quantmesh: Command, arguments: tuple[str, ...], why: str) -> None:
+    said = await quantmesh("predict", *arguments)
+    assert said.code == 2
+    assert why in said.err
 
 
 async def test_a_refused_call_is_1_with_status_reason_and_field(quantmesh: Command) -> None:
@@ -257,13 +301,15 @@ async def test_models_lists_what_is_loaded(quantmesh: Command) -> None:
 
 
 async def test_promote_sends_what_was_said_and_names_the_replicas_that_lag(quantmesh: Command, mlops: Mlops) -> None:
+    mlops.replicas = [ReplicaStatus(replica_id="r1", address="h:1", generation=3, error="no memory")]
     said = await quantmesh("promote", "equities", VERSION, "--expected-generation", "3", "--reason", "better", "--json")
-    assert said.code == 0, said.err
+    assert said.code == 1, "not every replica has swapped"
     answer = json.loads(said.out)
     assert answer["deployment"]["generation"] == 4
     assert answer["replicas"][0]["error"] == "no memory"
     assert "not every replica serves generation 4 yet" in said.err
     request = mlops.requests[0]
+    assert answer["request_id"] == request.request_id
     assert (request.strategy, request.version, request.expected_generation, request.reason) == (
         "equities",
         VERSION,
@@ -282,10 +328,27 @@ async def test_a_stale_generation_is_refused_and_none_is_no_check(quantmesh: Com
 
 
 async def test_rollback(quantmesh: Command, mlops: Mlops) -> None:
-    said = await quantmesh("rollback", "equities", "--reason", "drawdown")
+    said = await quantmesh("rollback", "equities", "--reason", "drawdown", "--request-id", "mine")
     assert said.code == 0, said.err
     assert VERSION in said.out
-    assert (mlops.requests[0].strategy, mlops.requests[0].reason) == ("equities", "drawdown")
+    request = mlops.requests[0]
+    assert (request.strategy, request.reason, request.request_id) == ("equities", "drawdown", "mine")
+    assert said.err == "no replica is live: generation 5 is recorded, and nothing serves it yet\n"
+
+
+async def test_a_change_that_may_have_been_made_can_be_asked_for_again(quantmesh: Command, mlops: Mlops) -> None:
+    mlops.broken = UnavailableError("Redis does not answer: try again, with the same ids", reason="REDIS_UNAVAILABLE")
+    said = await quantmesh("promote", "equities", VERSION)
+    assert said.code == 1
+    assert said.err.endswith(f"--request-id {mlops.requests[0].request_id})\n")
+    as_json = await quantmesh("promote", "equities", VERSION, "--request-id", "mine", "--json")
+    assert json.loads(as_json.out)["error"]["request_id"] == "mine"
+
+
+async def test_a_part_of_a_digest_is_not_enough(quantmesh: Command, mlops: Mlops) -> None:
+    said = await quantmesh("promote", "equities", VERSION[:12])
+    assert (said.code, mlops.requests) == (2, [])
+    assert "64 characters" in said.err
 
 
 async def test_status_shows_what_serves_and_is_1_when_something_does_not(quantmesh: Command) -> None:
@@ -299,15 +362,135 @@ async def test_status_shows_what_serves_and_is_1_when_something_does_not(quantme
         "gateway": "UNREACHABLE",
     }
     assert (state["healthy"], state["pid"], state["processes"]) == (False, None, [])
-    assert [deployment["generation"] for deployment in state["deployments"]] == [3]
+    assert [deployment["strategy"] for deployment in state["deployments"]] == ["equities", "futures"]
     assert [model["version"] for model in state["models"]] == [VERSION]
-    assert "No mesh runs on" in (await quantmesh("status")).out
+    drawn = (await quantmesh("status")).out
+    assert "No mesh runs on" in drawn
+    assert "1 of 1" in drawn
+
+
+@pytest.fixture
+async def all_serve(quantmesh: Command, redis_url: str) -> AsyncIterator[Command]:
+    """The same, with a feature service, a gateway and Redis: nothing is ill."""
+    feature = MeshServer(ServerConfig("127.0.0.1", 0, "TEST_PORT", drain_grace_s=0.1))
+    await feature.start(["quantmesh.feature.v1.FeatureService"])
+
+    async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"\r\n\r\n")
+        writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n")
+        await writer.drain()
+        writer.close()
+
+    gateway = await asyncio.start_server(answer, "127.0.0.1", 0)
+    quantmesh.environment |= {
+        "QUANTMESH_FEATURE_PORT": str(feature.port),
+        "QUANTMESH_GATEWAY_PORT": str(gateway.sockets[0].getsockname()[1]),
+        "QUANTMESH_REDIS_URL": redis_url,
+    }
+    yield quantmesh
+    gateway.close()
+    await gateway.wait_closed()
+    await feature.drain()
+
+
+async def test_status_is_0_when_all_is_well(all_serve: Command) -> None:
+    said = await all_serve("status", "--json")
+    state = json.loads(said.out)
+    assert (said.code, state["healthy"], state["errors"]) == (0, True, {}), state
+    assert state["health"][0]["name"] == "redis"
+    assert {port["status"] for port in state["health"]} == {"SERVING"}
+
+
+async def test_redis_that_is_away_is_ill(all_serve: Command) -> None:
+    all_serve.environment["QUANTMESH_REDIS_URL"] = f"redis://:s3cret@127.0.0.1:{free_port()}/0"
+    said = await all_serve("status")
+    assert said.code == 1
+    assert "UNREACHABLE" in said.out
+    assert "Redis: Redis at redis://127.0.0.1" in said.out
+    assert "s3cret" not in said.out
+
+
+async def test_a_champion_that_no_replica_has_loaded_is_ill(all_serve: Command, mlops: Mlops) -> None:
+    mlops.replicas = [ReplicaStatus(replica_id="r1", address="h:1", generation=2, error="no memory")]
+    said = await all_serve("status")
+    assert said.code == 1
+    assert "0 of 1" in said.out
+
+
+async def test_what_cannot_be_asked_for_is_not_none(all_serve: Command, mlops: Mlops) -> None:
+    mlops.broken = UnavailableError("Redis does not answer", reason="REDIS_UNAVAILABLE")
+    all_serve.environment["QUANTMESH_INFERENCE_PORT"] = str(free_port())
+    said = await all_serve("status")
+    assert said.code == 1
+    assert "Deployments: mlops_svc cannot be asked: UNAVAILABLE: Redis does not answer" in said.out
+    assert "Models: inference_svc cannot be asked: UNAVAILABLE: " in said.out
+    assert "none is loaded" not in said.out
+
+
+@pytest.mark.parametrize("call", [("models",), ("predict", "1"), ("promote", "s", VERSION), ("rollback", "s")])
+async def test_without_a_mesh_that_is_what_is_said(tmp_path: Path, call: tuple[str, ...]) -> None:
+    ports = {"QUANTMESH_INFERENCE_PORT": str(free_port()), "QUANTMESH_MLOPS_PORT": str(free_port())}
+    said = await Command(tmp_path, **ports)(*call)
+    assert said.code == 1
+    assert said.err.startswith(f"UNAVAILABLE: no mesh runs on {tmp_path}, and nothing answers at 127.0.0.1:")
+    assert "`quantmesh up`" in said.err
+
+
+async def test_a_digest_stays_in_one_piece_on_a_narrow_terminal(quantmesh: Command) -> None:
+    code = (
+        "import sys\nfrom rich.console import Console\n"
+        "Console.is_terminal = property(lambda self: True)\nfrom runtime.cli import main\nmain()"
+    )
+    environment = {**quantmesh.environment, "COLUMNS": "80", "TERM": "dumb"}
+    process = await asyncio.create_subprocess_exec(
+        sys.executable, "-c", code, "status", env=environment, stdout=asyncio.subprocess.PIPE
+    )
+    out, _ = await process.communicate()
+    assert out.decode().count(VERSION) == 3  # two deployments, one model
 
 
 async def test_a_setting_that_does_not_parse_is_78_and_named(tmp_path: Path) -> None:
     said = await Command(tmp_path, QUANTMESH_PARTITIONS="many")("status")
     assert (said.code, said.out) == (78, "")
     assert "QUANTMESH_PARTITIONS" in said.err
+
+
+@pytest.mark.parametrize("command", ["up", "status", "models"])
+async def test_wrong_settings_are_told_as_json_too(tmp_path: Path, command: str) -> None:
+    said = await Command(tmp_path, QUANTMESH_LOG_LEVEL="loud", QUANTMESH_REDIS_URL="http://h")(command, "--json")
+    assert said.code == 78
+    error = json.loads(said.out)["error"]
+    assert error["reason"] == "SETTINGS_INVALID"
+    assert {field["field"] for field in error["fields"]} == {"QUANTMESH_LOG_LEVEL", "QUANTMESH_REDIS_URL"}
+    assert len(said.err.splitlines()) == 2
+
+
+@pytest.mark.parametrize("command", ["up", "status"])
+async def test_a_home_that_cannot_be_used_is_78_in_one_line(tmp_path: Path, command: str) -> None:
+    (tmp_path / "file").touch()
+    said = await Command(tmp_path / "file")(command)
+    assert (said.code, said.out) == (78, "")
+    assert said.err.startswith("QUANTMESH_HOME: ")
+    assert said.err.count("\n") == 1
+
+
+async def test_up_cannot_make_a_home_in_proc(tmp_path: Path) -> None:
+    said = await Command(Path("/proc/x"))("up")
+    assert said.code == 78
+    assert said.err == (
+        "QUANTMESH_HOME: /proc/x cannot be used (No such file or directory): set it to a folder that you may write to\n"
+    )
+
+
+async def test_a_misspelt_variable_is_told(quantmesh: Command) -> None:
+    quantmesh.environment["QUANTMESH_PARTITION"] = "8"
+    said = await quantmesh("models")
+    assert said.code == 0
+    assert said.err == "warning: QUANTMESH_PARTITION is not a setting: did you mean QUANTMESH_PARTITIONS?\n"
+
+
+async def test_version(tmp_path: Path) -> None:
+    assert (await Command(tmp_path)("--version")).out == f"quantmesh {version('quantmesh')}\n"
 
 
 @pytest.mark.parametrize("command", ["up", "status", "predict", "models", "promote", "rollback"])
@@ -363,6 +546,34 @@ async def test_up_on_a_taken_port_is_78_and_names_the_setting(tmp_path: Path) ->
     assert "Traceback" not in said.err
 
 
+async def test_up_without_redis_waits_once_and_is_69(tmp_path: Path) -> None:
+    url = f"redis://127.0.0.1:{free_port()}/0"
+    ports = {f"QUANTMESH_{name}": "0" for name in PORTS}
+    command = Command(tmp_path, QUANTMESH_REDIS_URL=url, QUANTMESH_REDIS_WAIT_S="0.5", **ports)
+    said = await command("up")
+    assert (said.code, said.out) == (69, "")
+    waiting, failed = said.err.splitlines()
+    assert "waiting for Redis" in waiting
+    assert url in waiting
+    assert failed.startswith(f"Redis at {url} did not answer within 0.5 s")
+    assert not list((tmp_path / "logs").glob("*_svc.log"))
+
+
+async def test_up_is_given_up_while_it_waits_for_redis(tmp_path: Path) -> None:
+    ports = {f"QUANTMESH_{name}": "0" for name in PORTS}
+    process = await Command(tmp_path, QUANTMESH_REDIS_URL=f"redis://127.0.0.1:{free_port()}/0", **ports).start("up")
+    assert process.stderr is not None
+    try:
+        await asyncio.wait_for(process.stderr.readline(), 20)
+        process.send_signal(signal.SIGINT)
+        await asyncio.wait_for(process.communicate(), 10)
+        assert process.returncode == 0
+    finally:
+        if process.returncode is None:
+            process.kill()
+            await process.communicate()
+
+
 async def test_up_runs_the_whole_mesh_heals_it_and_stops_on_a_signal(tmp_path: Path) -> None:
     quantmesh = Command(tmp_path, **{f"QUANTMESH_{name}": "0" for name in PORTS})
     process = await quantmesh.start("up", "--json")
@@ -394,6 +605,10 @@ async def test_up_runs_the_whole_mesh_heals_it_and_stops_on_a_signal(tmp_path: P
         assert (process.returncode, out) == (0, b"")
         assert time.monotonic() - started < 15
         assert b"restarting" in err
+        log = [json.loads(line) for line in (tmp_path / "logs" / "supervisor.log").read_text().splitlines()]
+        restarted = [line["process"] for line in log if line["event"] == "process ended, restarting"]
+        assert restarted == ["inference_svc"]
+        assert (log[0]["event"], log[-1]["event"]) == ("starting", "stopped")
         assert not (tmp_path / "run" / "mesh.json").exists()
         assert not any(Path(f"/proc/{pid}").exists() for pid in up["pids"].values())
     finally:

@@ -16,9 +16,11 @@ from typing import Any
 import pytest
 import redis
 
-from runtime.errors import PortInUseError
+from runtime.errors import ConfigurationError, PortInUseError, UnavailableError
+from runtime.ports import free_port
 from runtime.settings import MeshSettings
 from runtime.supervisor import Addresses, ChildSpec, Mesh, MeshFailedError, MeshRunningError, read_record
+from tests.redis_servers import server
 from tests.waiting import until
 
 STEADY = """
@@ -90,6 +92,8 @@ async def test_starts_all_says_where_and_stops_in_reverse(tmp_path: Path, redis_
         assert (mesh.logs_dir / "two.log").read_text() == "two is up\n"
     assert not any(map(alive, pids.values()))
     assert (tmp_path / "ends").read_text().split() == ["three", "two", "one"]
+    lines = [json.loads(line) for line in (mesh.logs_dir / "supervisor.log").read_text().splitlines()]
+    assert [line["event"] for line in lines] == ["starting", "ready", "stopping", "stopped"]
     assert read_record(tmp_path / "home") is None
     assert not (tmp_path / "home" / "run" / "mesh.json").exists()
 
@@ -180,6 +184,29 @@ async def test_a_taken_port_is_told_before_anything_starts(tmp_path: Path) -> No
                 pass
     assert not (tmp_path / "home" / "redis").exists()
     assert not (tmp_path / "one.up").exists()
+
+
+async def test_redis_that_does_not_answer_ends_it_once_before_anything_starts(tmp_path: Path) -> None:
+    url = f"redis://127.0.0.1:{free_port()}/0"
+    mesh = Mesh(settings(tmp_path, url, redis_wait_s=0.3), children=children(tmp_path, one=STEADY))
+    started = time.monotonic()
+    with pytest.raises(UnavailableError, match=r"did not answer within 0\.3 s"):
+        async with mesh:
+            pass
+    assert time.monotonic() - started < 5
+    assert not (tmp_path / "one.up").exists()
+    log = [json.loads(line) for line in (tmp_path / "home" / "logs" / "supervisor.log").read_text().splitlines()]
+    assert [line["event"].split(" ", 1)[0] for line in log] == ["starting", "Redis", "stopped"]
+
+
+async def test_redis_that_refuses_the_password_ends_it_at_once(tmp_path: Path) -> None:
+    with server(tmp_path / "redis", {"requirepass": "right"}) as running:
+        for password in ("", ":wrong@"):
+            url = f"redis://{password}{running.address}/0"
+            mesh = Mesh(settings(tmp_path, url), children=children(tmp_path, one=STEADY))
+            with pytest.raises(ConfigurationError, match=f"Redis at redis://{running.address}/0 refuses"):
+                async with mesh:
+                    pass
 
 
 async def test_a_second_mesh_on_the_same_home_is_refused(tmp_path: Path, redis_url: str) -> None:

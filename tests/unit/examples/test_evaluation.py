@@ -15,7 +15,7 @@ def test_costs_are_paid_for_every_change_of_weight_the_first_included() -> None:
     # 1.0 traded to enter, then nothing, then 1.0 to switch: 2 dollars in 3 sessions at 10 bps.
     assert result.turnover == pytest.approx(2 / 3)
     assert result.annual_return == pytest.approx(-2 * 0.001 / 3 * 252)
-    assert result.max_drawdown == pytest.approx(0.002)
+    assert result.max_drawdown == pytest.approx((1 - 0.001) ** 2 - 1), "the starting capital is a peak"
 
 
 def test_sharpe_is_mean_over_deviation_times_root_252() -> None:
@@ -23,7 +23,7 @@ def test_sharpe_is_mean_over_deviation_times_root_252() -> None:
     daily = returns[:, 0]
     result = performance(np.ones((4, 1)), returns, cost_bps=0.0)
     assert result.sharpe == pytest.approx(daily.mean() / np.std(daily, ddof=1) * 252**0.5)
-    assert result.max_drawdown == pytest.approx(0.005)
+    assert result.max_drawdown == pytest.approx(-0.005)
 
 
 def test_a_signal_earns_only_from_the_close_after_the_next() -> None:
@@ -40,7 +40,7 @@ def test_a_signal_earns_only_from_the_close_after_the_next() -> None:
 
 def test_hits_count_only_signals_whose_outcome_is_known() -> None:
     directions = np.array([[1, -1], [1, 0], [1, 1], [1, 1]], dtype=np.int8)
-    forward = np.array([[0.1, 0.1], [0.2, 0.3], [np.nan, np.nan], [np.nan, np.nan]])
+    forward = np.array([[np.nan, np.nan], [0.1, 0.1], [0.2, 0.3], [np.nan, np.nan]])
     closes = np.array([[1.0, 1.0], [1.1, 1.0], [1.0, 1.0], [1.2, 1.1]])
     result = evaluate(directions, closes, forward)
     assert (result.hit_count, result.hit_rate) == (3, pytest.approx(2 / 3))

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from feature_svc.assembler import Accepted, Assembler
-from feature_svc.feature_sets import Feature, FeatureSet
+from feature_svc.feature_sets import Feature, FeatureSet, load_feature_sets
 from feature_svc.pit import RawFeature, Status, Violation
 from feature_svc.symbol_state import SymbolState
 from feature_svc.vector import FeatureVector, VectorRules
@@ -19,6 +19,7 @@ NAMES = ("a", "b", "slow")
 SET = FeatureSet(
     name="small",
     universe=("X",),
+    sessions=load_feature_sets().get("equities_daily").sessions,
     features=(
         Feature(name="a", ttl_days=4, policy="latest_known", clocked=True),
         Feature(name="b", ttl_days=4, policy="first_print", clocked=True),

@@ -8,6 +8,7 @@ from pydantic import ValidationError
 from feature_svc.feature_sets import Feature, FeatureSet, load_feature_sets
 from runtime.errors import NotFoundError
 
+SESSIONS = load_feature_sets().get("equities_daily").sessions
 A = Feature(name="a", ttl_days=4, policy="latest_known", clocked=True)
 
 
@@ -34,7 +35,7 @@ def test_an_unknown_set_is_not_found() -> None:
 )
 def test_unsound_sets_are_refused(universe: tuple[str, ...], features: tuple[Feature, ...], what: str) -> None:
     with pytest.raises(ValidationError, match=what):
-        FeatureSet(name="s", universe=universe, features=features)
+        FeatureSet(name="s", universe=universe, sessions=SESSIONS, features=features)
 
 
 @pytest.mark.parametrize("change", [{"name": "Not Snake"}, {"ttl_days": -1}, {"policy": "newest"}, {"typo": 1}])

@@ -12,9 +12,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from feature_svc.features import FEATURE_NAMES, compute_panel
-from feature_svc.market import SILENCE_US, CrossSection, Market, Tick
+from feature_svc.market import CrossSection, Market, Taken, Tick
+from feature_svc.pit import Violation
+from feature_svc.progress import NEVER_US, SILENCE_US
 
 DAY = 86_400_000_000
+HOUR = DAY // 24
 T0 = 1_000 * DAY
 NOW = 10_000 * DAY
 UNIVERSE = ("A", "B", "C", "D")
@@ -23,7 +26,7 @@ RETURN = FEATURE_NAMES.index("return_1d")
 
 
 def market() -> Market:
-    return Market(UNIVERSE, LANES.__getitem__)
+    return Market(UNIVERSE, lambda event_time_us: event_time_us % HOUR == 0, LANES.__getitem__)
 
 
 def tick(symbol: str, day: int, price: float = 10.0, delay_us: int = 60) -> Tick:
@@ -32,8 +35,8 @@ def tick(symbol: str, day: int, price: float = 10.0, delay_us: int = 60) -> Tick
 
 def take(into: Market, *ticks: Tick) -> list[str]:
     """Give ticks; returns the reasons of those refused."""
-    violations = [into.accept(each, NOW, 0, f"trace of {each.symbol}") for each in ticks]
-    return [violation.reason for violation in violations if violation is not None]
+    outcomes = [into.accept(each, NOW, 0, f"trace of {each.symbol}") for each in ticks]
+    return [outcome.reason for outcome in outcomes if isinstance(outcome, Violation)]
 
 
 def days(sections: Sequence[CrossSection]) -> list[int]:
@@ -72,7 +75,7 @@ def test_a_silent_symbol_holds_its_partition_up_for_seven_days_only() -> None:
     assert days(list(m.close())) == [0]
     take(m, tick("C", 8))
     assert days(list(m.close())) == [], "exactly seven days behind is not over"
-    take(m, Tick("C", T0 + 8 * DAY + 1, T0 + 8 * DAY + 1, 10.0))
+    take(m, Tick("C", T0 + 8 * DAY + HOUR, T0 + 8 * DAY + HOUR, 10.0))
     assert days(list(m.close())) == [1]
     assert take(m, tick("D", 1)) == ["LATE_TICK"]
     assert take(m, tick("D", 2)) == []
@@ -101,10 +104,71 @@ def test_an_earlier_close_that_became_known_late_delays_what_uses_it() -> None:
     assert [section.available_at_us - T0 for section in m.close()] == [3 * DAY, 3 * DAY]
 
 
+def test_that_a_symbol_has_no_close_is_known_with_the_tick_that_shows_it() -> None:
+    m = market()
+    take(m, *(tick(symbol, 0) for symbol in UNIVERSE), *(tick(symbol, 1) for symbol in "ABC"), tick("D", 2, delay_us=7))
+    assert [section.available_at_us - T0 for section in m.close()] == [60, 2 * DAY + 7]
+
+
+def test_that_a_symbol_is_silent_is_known_with_the_tick_that_shows_it() -> None:
+    m = market()
+    take(m, *(tick(symbol, 0) for symbol in UNIVERSE), *(tick(symbol, 1) for symbol in "ABC"))
+    take(m, *(tick("C", day, delay_us=day) for day in (8, 9, 10)))
+    assert [section.available_at_us - T0 for section in m.close()] == [60, 9 * DAY + 9]
+
+
+def test_an_absence_shown_before_anybody_else_had_the_session_counts_too() -> None:
+    m = market()
+    take(m, *(tick(symbol, 0) for symbol in UNIVERSE), tick("A", 2, delay_us=5), tick("B", 2, delay_us=9))
+    take(m, tick("C", 1), tick("D", 1))
+    assert [section.available_at_us - T0 for section in m.close()] == [60, 2 * DAY + 9]
+
+
+def test_trade_prints_and_other_symbols_are_skipped_and_change_nothing() -> None:
+    quiet, busy = market(), market()
+    skipped = [
+        (tick("A", 3)._replace(size=100.0), Taken.INTRADAY),  # a trade at the very instant of the close
+        (Tick("A", T0 + 3 * DAY + 1, T0 + 3 * DAY + 1, 10.0), Taken.INTRADAY),
+        (Tick("A", T0 + 300 * DAY + 1, T0 + 300 * DAY + 1, 10.0), Taken.INTRADAY),
+        (tick("ZZZ", 3), Taken.UNKNOWN_SYMBOL),
+        (tick("ZZZ", 300)._replace(price=math.nan), Taken.UNKNOWN_SYMBOL),
+    ]
+    sections = []
+    for day in range(30):
+        for symbol in UNIVERSE:
+            take(quiet, tick(symbol, day, 10.0 + day % 7))
+            take(busy, tick(symbol, day, 10.0 + day % 7))
+            for each, outcome in skipped:
+                assert busy.accept(each, NOW, 0) is outcome
+        sections.append(emitted(list(busy.close())))
+        assert sections[-1] == emitted(list(quiet.close())) != []
+
+
+def test_a_market_that_is_held_up_says_by_whom() -> None:
+    m = market()
+    assert (m.open_sessions, m.behind_us, m.held_up_by()) == (0, 0, [])
+    take(m, *(tick(symbol, 0) for symbol in UNIVERSE))
+    list(m.close())
+    take(m, *(tick(symbol, day) for day in range(1, 8) for symbol in "AB"))
+    assert (m.open_sessions, m.behind_us, m.held_up_by()) == (7, 6 * DAY, [])
+    take(m, *(tick(symbol, 9) for symbol in "AB"))
+    assert (m.open_sessions, m.behind_us, m.held_up_by()) == (8, 8 * DAY, ["C", "D"])
+    take(m, tick("C", 9))
+    assert m.held_up_by() == [], "C shows that D is silent"
+    assert days(list(m.close())) == [1]
+
+
+def test_a_universe_that_has_never_said_anything_is_waited_for_too() -> None:
+    m = market()
+    take(m, tick("A", 0), tick("B", 0))
+    assert m.held_up_by() == [], "the others may be on their way"
+    take(m, tick("A", 8), tick("B", 8))
+    assert m.held_up_by() == ["C", "D"]
+
+
 @pytest.mark.parametrize(
     ("bad", "reason"),
     [
-        (tick("ZZZ", 0), "UNKNOWN_SYMBOL"),
         (tick("A", 0, 0.0), "BAD_PRICE"),
         (tick("A", 0, -1.0), "BAD_PRICE"),
         (tick("A", 0, math.nan), "BAD_PRICE"),
@@ -142,7 +206,7 @@ def lanes_of(seed: int, sessions: int) -> dict[int, list[Tick]]:
             if silent or rng.random() < 0.1:
                 continue
             lane = lanes[LANES[symbol]]
-            lane.append(tick(symbol, day, rng.uniform(5, 15), rng.randrange(100)))
+            lane.append(tick(symbol, day, rng.uniform(5, 15), rng.choice((rng.randrange(100), rng.randrange(9 * DAY)))))
             if rng.random() < 0.1:
                 lane.append(rng.choice(lane))
             if rng.random() < 0.05:
@@ -155,6 +219,55 @@ def emitted(sections: Sequence[CrossSection]) -> list[tuple[int, int, bytes, tup
         (section.event_time_us, section.available_at_us, section.values.tobytes(), tuple(sorted(section.traceparents)))
         for section in sections
     ]
+
+
+def known_at(taken: Sequence[Tick], event_time_us: int) -> int:
+    """The rule, said naively: of each symbol, the first tick of its lane that shows what it did at an instant."""
+    firsts = (
+        next(
+            t.available_at_us or 0
+            for t in taken
+            if LANES[t.symbol] == LANES[symbol]
+            and (t.event_time_us or 0) >= event_time_us + (0 if t.symbol == symbol else SILENCE_US + 1)
+        )
+        for symbol in UNIVERSE
+    )
+    return max(firsts)
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.integers(0, 2**32), st.integers(20, 60))
+def test_a_cross_section_is_available_when_the_last_of_what_it_depends_on_is(seed: int, sessions: int) -> None:
+    m = market()
+    ticks = [each for lane in lanes_of(seed, sessions).values() for each in lane]
+    taken = [each for each in ticks if m.accept(each, NOW, 0) is Taken.CLOSE]
+    latest = 0
+    for section in m.close():
+        latest = max(latest, known_at(taken, section.event_time_us))
+        assert section.available_at_us == latest
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.integers(0, 2**32), st.integers(0, 2**32), st.integers(20, 60))
+def test_no_cross_section_is_available_before_a_tick_that_its_closing_depended_on(
+    seed: int, reading: int, sessions: int
+) -> None:
+    """In whatever order the lanes are read, a tick that makes sessions close was needed to close them."""
+    lanes = lanes_of(seed, sessions)
+    rng = random.Random(reading)
+    m = market()
+    closed = 0
+    while any(lanes.values()):
+        lane = rng.choice([lane for lane in lanes.values() if lane])
+        for _ in range(rng.randrange(1, 40)):
+            if lane:
+                new = lane.pop(0)
+                take(m, new)
+                for section in m.close():
+                    assert new.available_at_us is not None
+                    assert section.available_at_us >= new.available_at_us
+                    closed += 1
+    assert closed > sessions - 10
 
 
 @settings(max_examples=40, deadline=None)
@@ -190,18 +303,35 @@ def test_restarts_and_other_interleavings_emit_the_same(seed: int, reading: int,
     assert len(expected) > sessions - 10
 
 
-def test_what_lies_before_the_window_does_not_matter() -> None:
-    ticks = [
-        tick(symbol, day, 5 + (day * 7 + place) % 11) for day in range(320) for place, symbol in enumerate(UNIVERSE)
-    ]
-    whole, part = market(), market()
-    take(whole, *ticks[: 300 * 4])
-    take(part, *ticks[40 * 4 : 300 * 4])
+@settings(max_examples=5, deadline=None)
+@given(st.integers(0, 2**32))
+def test_closes_before_the_needed_ones_do_not_matter(seed: int) -> None:
+    lanes = lanes_of(seed, 330)
+    ahead = {
+        number: [each for each in lane if (each.event_time_us or 0) >= T0 + 310 * DAY] for number, lane in lanes.items()
+    }
+    whole = market()
+    for number, lane in lanes.items():
+        take(whole, *lane[: len(lane) - len(ahead[number])])
     whole.close_silently()
+    assert whole.needed_from_us > T0 + 20 * DAY
+    part = market()
+    for number, lane in lanes.items():
+        before = lane[: len(lane) - len(ahead[number])]
+        take(part, *(each for each in before if (each.event_time_us or 0) >= whole.needed_from_us))
     part.close_silently()
-    assert part.remembers_from(T0 + 40 * DAY)
-    assert not part.remembers_from(T0 + 47 * DAY)
-    take(whole, *ticks[300 * 4 :])
-    take(part, *ticks[300 * 4 :])
-    assert emitted(list(whole.close())) == emitted(list(part.close()))
-    assert SILENCE_US == 7 * DAY
+    for number, lane in lanes.items():
+        after = lane[len(lane) - len(ahead[number]) :]
+        assert take(part, *after) == take(whole, *after)
+    sections = emitted(list(whole.close()))
+    assert sections == emitted(list(part.close()))
+    assert len(sections) > 5
+    assert part.needed_from_us == whole.needed_from_us
+
+
+def test_everything_is_needed_until_the_window_is_full() -> None:
+    m = market()
+    for day in range(254):
+        take(m, *(tick(symbol, day) for symbol in UNIVERSE))
+        m.close_silently()
+        assert m.needed_from_us == (T0 + (day - 252) * DAY if day >= 252 else NEVER_US)

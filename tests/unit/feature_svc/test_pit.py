@@ -16,6 +16,7 @@ from feature_svc.pit import (
     Print,
     RawFeature,
     Status,
+    Violation,
     check_print,
     check_times,
     select,
@@ -143,11 +144,16 @@ def test_nothing_found_is_missing() -> None:
 GOOD = RawFeature("AAPL", "return_1d", 0.1, 1_000, 2_000, "vendor", 0, "id")
 
 
+def check(raw: RawFeature) -> Violation | None:
+    return check_print(raw, {"AAPL"}, {"return_1d"}, now_us=10_000, skew_us=5)
+
+
 @pytest.mark.parametrize(
     ("change", "reason", "field"),
     [
         ({"symbol": ""}, "INVALID_FIELD", "symbol"),
         ({"symbol": "A" * 65}, "INVALID_FIELD", "symbol"),
+        ({"symbol": "MSFT"}, "UNKNOWN_SYMBOL", "symbol"),
         ({"name": ""}, "INVALID_FIELD", "name"),
         ({"name": "n" * 129}, "INVALID_FIELD", "name"),
         ({"name": "unheard_of"}, "UNKNOWN_FEATURE", "name"),
@@ -163,12 +169,12 @@ GOOD = RawFeature("AAPL", "return_1d", 0.1, 1_000, 2_000, "vendor", 0, "id")
     ],
 )
 def test_each_rule_names_its_reason_and_field(change: dict[str, object], reason: str, field: str) -> None:
-    violation = check_print(GOOD._replace(**change), {"return_1d"}, now_us=10_000, skew_us=5)  # type: ignore[arg-type]
+    violation = check(GOOD._replace(**change))  # type: ignore[arg-type]
     assert violation is not None
     assert (violation.reason, violation.field) == (reason, field)
 
 
 def test_bounds_are_allowed() -> None:
-    assert check_print(GOOD, {"return_1d"}, 10_000, 5) is None
+    assert check(GOOD) is None
     assert check_times(10_005, 10_005, 10_000, 5) is None
     assert check_times(7, 7, 10_000, 5) is None

@@ -19,6 +19,7 @@ TABLE = {
     "RESOURCE_EXHAUSTED": 429,
     "UNIMPLEMENTED": 501,
     "UNAVAILABLE": 503,
+    "CANCELLED": 503,
     "DEADLINE_EXCEEDED": 504,
 }
 
@@ -31,16 +32,27 @@ def test_every_status_has_its_place_and_a_bare_one_keeps_its_text_to_itself(code
     assert "10.0.0.7" not in problem.detail
 
 
+def test_a_limit_of_the_request_itself_is_413_and_not_a_reason_to_try_again() -> None:
+    problem = problem_of(Failure(grpc.StatusCode.RESOURCE_EXHAUSTED, "too many rows", "BATCH_TOO_LARGE"))
+    assert (problem.status_code, problem.headers) == (413, {})
+
+
 def test_an_internal_error_says_nothing_even_with_a_reason() -> None:
     problem = problem_of(Failure(grpc.StatusCode.INTERNAL, "KeyError: 'x'", reason="SECRET"))
     assert (problem.status_code, problem.reason) == (500, "INTERNAL")
     assert "KeyError" not in problem.detail
 
 
-@pytest.mark.parametrize(("retry_after_s", "header"), [(0.0, "1"), (0.2, "1"), (1.0, "1"), (1.01, "2"), (None, None)])
-def test_retry_after_is_whole_seconds_rounded_up(retry_after_s: float | None, header: str | None) -> None:
+@pytest.mark.parametrize(("retry_after_s", "header"), [(0.0, "1"), (0.2, "1"), (1.0, "1"), (1.01, "2")])
+def test_retry_after_is_whole_seconds_rounded_up(retry_after_s: float, header: str) -> None:
     failure = Failure(grpc.StatusCode.RESOURCE_EXHAUSTED, "full", "QUEUE_FULL", retry_after_s=retry_after_s)
     assert (problem_of(failure).headers or {}).get("retry-after") == header
+
+
+def test_while_inference_is_away_there_is_always_a_time_to_come_again() -> None:
+    for retry_after_s, header in ((None, "1"), (4.2, "5")):
+        failure = Failure(grpc.StatusCode.UNAVAILABLE, "gone", retry_after_s=retry_after_s)
+        assert (problem_of(failure).headers or {}).get("retry-after") == header
 
 
 @pytest.mark.parametrize(

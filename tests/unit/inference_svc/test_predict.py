@@ -9,7 +9,7 @@ import pytest
 from inference_svc.predict import INLINE_ROWS, Predictor, check_call, predict_one, score_rows
 from inference_svc.registry import Registry, Target
 from runtime.errors import FailedPreconditionError, InvalidInputError, ResourceExhaustedError
-from tests.unit.inference_svc.loaded import Sum, loaded, serving
+from tests.unit.inference_svc.loaded import Sum, Table, loaded, serving
 
 TARGET = Target("momentum", "champion", 3, loaded("a" * 64, 10.0))
 
@@ -50,6 +50,19 @@ def test_no_prediction_that_is_not_finite_leaves() -> None:
         with pytest.raises(FailedPreconditionError) as raised:
             call()
         assert raised.value.reason == "NON_FINITE_PREDICTION"
+
+
+def test_a_row_that_makes_the_model_fail_is_named() -> None:
+    target = Target("momentum", "champion", 3, loaded("a" * 64, model=Table((1.0, math.nan))))
+    calls = (
+        (lambda: predict_one(target, [5.0, 0.0]), "MODEL_FAILED", "0"),
+        (lambda: score_rows(target, [[0.0, 0.0], [0.0, 0.0], [5.0, 0.0], [1.0, 0.0]]), "MODEL_FAILED", "2"),
+        (lambda: score_rows(target, [[0.0, 0.0], [1.0, 0.0], [5.0, 0.0]]), "NON_FINITE_PREDICTION", "1"),
+    )
+    for call, reason, row in calls:
+        with pytest.raises(FailedPreconditionError, match=f"row {row}") as raised:
+            call()
+        assert (raised.value.reason, raised.value.metadata["row"]) == (reason, row)
 
 
 @pytest.mark.parametrize("count", [1, INLINE_ROWS, INLINE_ROWS + 1])

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from inference_svc.scoring import score
 from inference_svc.vectors import Vector
-from tests.unit.inference_svc.loaded import Sum, loaded, serving
+from tests.unit.inference_svc.loaded import Sum, Table, loaded, serving
 
 
 def vector(*values: float, feature_set: str = "set", unusable: str = "") -> Vector:
@@ -59,6 +59,20 @@ def test_a_strategy_that_cannot_score_a_vector_does_not_silence_the_others() -> 
     assert result.fault is not None
     assert "broken" in result.fault.message
     assert [s.strategy for s, _ in result.predictions] == ["momentum"]
+
+
+def test_a_vector_that_makes_a_model_fail_is_a_fault_and_its_neighbours_are_scored() -> None:
+    servings = {
+        "momentum": serving("momentum"),
+        "table": serving("table", champion=loaded("t" * 64, model=Table((10.0, 20.0)))),
+    }
+    results = score(servings, [vector(0.0, 0.0), vector(9.0, 0.0), vector(1.0, 0.0)])
+    assert [r.fault.reason if r.fault else "" for r in results] == ["", "MODEL_FAILED", ""]
+    assert [[(s.strategy, p) for s, p in r.predictions] for r in results] == [
+        [("momentum", 0.0), ("table", 10.0)],
+        [("momentum", 9.0)],
+        [("momentum", 1.0), ("table", 20.0)],
+    ]
 
 
 def test_nothing_is_scored_without_rows() -> None:

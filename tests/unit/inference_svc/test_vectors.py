@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from contextlib import suppress
 
 import pytest
 
@@ -10,6 +11,7 @@ from inference_svc.vectors import read_vector
 from quantmesh.streams.v1 import feature_pb2
 from runtime.errors import InvalidInputError
 from runtime.times import from_us
+from streams.vector_hash import hash_of
 
 OK, STALE, MISSING = (
     feature_pb2.FEATURE_STATUS_OK,
@@ -17,9 +19,11 @@ OK, STALE, MISSING = (
     feature_pb2.FEATURE_STATUS_MISSING,
 )
 AS_OF_US = 1_700_000_000_000_000
+NO_TIMES: dict[str, object] = {"value_event_times_us": [], "value_available_at_us": []}
 
 
 def message(**changes: object) -> feature_pb2.FeatureVector:
+    """A sound vector, with changes; its hash is right if one can be made."""
     fields: dict[str, object] = {
         "symbol": "AAPL",
         "feature_set": "set",
@@ -30,9 +34,12 @@ def message(**changes: object) -> feature_pb2.FeatureVector:
         "statuses": [OK, OK],
         "value_event_times_us": [AS_OF_US - 9, AS_OF_US - 5],
         "value_available_at_us": [AS_OF_US - 1, AS_OF_US],
-        "vector_hash": bytes(32),
     }
-    return feature_pb2.FeatureVector(**(fields | changes))  # type: ignore[arg-type]
+    made = feature_pb2.FeatureVector(**(fields | changes))  # type: ignore[arg-type]
+    if "vector_hash" not in changes:
+        with suppress(ValueError):
+            made.vector_hash = hash_of(made)
+    return made
 
 
 def test_a_vector_is_read_and_equal_times_are_no_look_ahead() -> None:
@@ -47,10 +54,19 @@ def test_a_vector_is_read_and_equal_times_are_no_look_ahead() -> None:
         ({"symbol": ""}, "INVALID_VECTOR", "symbol"),
         ({"symbol": "A" * 65}, "INVALID_VECTOR", "symbol"),
         ({"as_of": None}, "INVALID_VECTOR", "as_of"),
+        ({"event_time": None}, "INVALID_VECTOR", "event_time"),
+        ({"event_time": from_us(AS_OF_US + 1)}, "INVALID_VECTOR", "event_time"),
         ({"statuses": [OK]}, "INVALID_VECTOR", "statuses"),
-        ({"vector_hash": bytes(31)}, "INVALID_VECTOR", "vector_hash"),
+        ({"value_event_times_us": [1]}, "INVALID_VECTOR", "value_event_times_us"),
+        ({"value_available_at_us": []}, "INVALID_VECTOR", "value_available_at_us"),
+        ({"statuses": [OK, 256]}, "INVALID_VECTOR", "vector_hash"),
+        ({"vector_hash": b""}, "VECTOR_HASH_MISMATCH", "vector_hash"),
+        ({"vector_hash": bytes(32)}, "VECTOR_HASH_MISMATCH", "vector_hash"),
         ({"max_available_at": None}, "INVALID_VECTOR", "max_available_at"),
-        ({"values": [], "statuses": []}, "INVALID_VECTOR", "max_available_at"),
+        ({"max_available_at": from_us(AS_OF_US - 1)}, "INVALID_VECTOR", "max_available_at"),
+        ({"value_available_at_us": [AS_OF_US - 1] * 2}, "INVALID_VECTOR", "max_available_at"),
+        ({"values": [], "statuses": [], **NO_TIMES}, "INVALID_VECTOR", "values"),
+        ({"statuses": [MISSING] * 2}, "INVALID_VECTOR", "max_available_at"),
         ({"max_available_at": from_us(AS_OF_US + 1)}, "LOOK_AHEAD", "max_available_at"),
         ({"value_available_at_us": [0, AS_OF_US + 1]}, "LOOK_AHEAD", "max_available_at"),
         ({"values": [1.0, math.inf]}, "NON_FINITE_FEATURE", "values[1]"),
@@ -79,12 +95,28 @@ def test_bytes_that_are_no_vector_are_refused() -> None:
     ],
 )
 def test_a_vector_with_a_value_that_is_not_ok_is_unusable(statuses: list[int], unusable: str) -> None:
-    vector = read_vector(message(statuses=statuses, values=[math.nan, 1.0]).SerializeToString())
-    assert vector.unusable == unusable
+    of = message(statuses=statuses, values=[math.nan, 1.0], value_available_at_us=[AS_OF_US] * 2)
+    assert read_vector(of.SerializeToString()).unusable == unusable
+
+
+def test_a_value_that_is_missing_has_no_time() -> None:
+    early = -5_000_000  # before 1970, when the zero of a value that is missing would be the latest of all
+    old = message(
+        statuses=[MISSING, STALE],
+        as_of=from_us(early),
+        event_time=from_us(early),
+        max_available_at=from_us(early),
+        value_available_at_us=[0, early],
+    )
+    assert read_vector(old.SerializeToString()).max_available_at_us == early
 
 
 def test_a_vector_of_nothing_known_needs_no_proof() -> None:
     nothing = message(
-        values=[math.nan] * 2, statuses=[MISSING] * 2, max_available_at=None, value_available_at_us=[0, 0]
+        values=[math.nan] * 2,
+        statuses=[MISSING] * 2,
+        event_time=None,
+        max_available_at=None,
+        value_available_at_us=[0, 0],
     )
     assert read_vector(nothing.SerializeToString()).unusable == "missing"

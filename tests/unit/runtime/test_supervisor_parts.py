@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 import socket
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-from runtime.errors import PortInUseError
+from runtime.errors import ConfigurationError, PortInUseError
 from runtime.settings import MeshSettings
 from runtime.supervisor.child import Backoff
 from runtime.supervisor.environment import child_environment, variables
 from runtime.supervisor.listeners import addresses_of, with_ports
+from runtime.supervisor.lock import HomeLock
 from runtime.supervisor.record import (
     Addresses,
-    HomeLock,
     MeshRecord,
     find_record,
     read_record,
@@ -82,6 +83,40 @@ def test_a_taken_port_names_its_setting(field: str) -> None:
         settings = MeshSettings(**{**ANY_PORTS, field: taken.getsockname()[1]})
         with pytest.raises(PortInUseError, match=f"QUANTMESH_{field.upper()}"):
             with_ports(settings)
+
+
+def test_two_equal_ports_are_found_before_any_is_tried() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        settings = MeshSettings(**{**ANY_PORTS, "mlops_port": port, "gateway_port": port})
+        with pytest.raises(
+            ConfigurationError, match="QUANTMESH_MLOPS_PORT and QUANTMESH_GATEWAY_PORT are both"
+        ) as caught:
+            with_ports(settings)
+    assert caught.value.reason == "PORTS_EQUAL"
+
+
+@pytest.mark.parametrize(("ours", "theirs"), [("", "demo"), ("demo", "")])
+def test_a_port_that_our_own_other_mesh_has_is_told_so(tmp_path: Path, ours: str, theirs: str) -> None:
+    home = tmp_path / theirs
+    lock = HomeLock(home)
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        addresses = Addresses("f:1", "i:2", "m:3", f"http://g:{port}", {"gateway": "http://g:4/metrics"})
+        write_record(home, MeshRecord(77, addresses, "redis://h/0", str(home / "logs"), {}, {}))
+        settings = MeshSettings(home=tmp_path / ours, **{**ANY_PORTS, "gateway_port": port})
+        with pytest.raises(PortInUseError, match=rf"by the mesh of {home}: .*`kill 77`, or set QUANTMESH_GATE"):
+            with_ports(settings)
+        lock.release()
+        with pytest.raises(PortInUseError, match="taken by another process"):
+            with_ports(settings)
+
+
+@pytest.mark.parametrize("make", [HomeLock, read_record, find_record])
+def test_a_home_that_is_a_file_names_its_setting(tmp_path: Path, make: Callable[[Path], object]) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(ConfigurationError, match=r"QUANTMESH_HOME: .*file cannot be used \(Not a directory\)"):
+        make(tmp_path / "file")
 
 
 def test_the_record_counts_only_while_its_mesh_lives(tmp_path: Path) -> None:

@@ -29,7 +29,7 @@ class PublishFeaturesRequest(_message.Message):
     FEATURES_FIELD_NUMBER: _builtins.int
     REQUEST_ID_FIELD_NUMBER: _builtins.int
     request_id: _builtins.str
-    """Identity of the call, echoed in the answer and the logs; a retry is made safe by the records' `event_id`s.
+    """Identity of the call, echoed in the answer; a retry is made safe by the records' `event_id`s.
     At most 128 characters; default: one is made.
     """
     @_builtins.property

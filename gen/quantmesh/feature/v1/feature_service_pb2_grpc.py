@@ -53,10 +53,13 @@ class FeatureServiceServicer:
 
     def PublishFeatures(self, request, context):
         """PublishFeatures validates raw features against the point-in-time rules and appends them to `features.raw`.
-        If one record is not valid, none is appended. Each is appended exactly once, by its `event_id`: safe to retry, and when
-        the answer was UNAVAILABLE, some may be there and a retry with the same ids appends the others.
-        Errors: INVALID_ARGUMENT (the field is named), RESOURCE_EXHAUSTED (too many records, or the stream is full),
-        UNAVAILABLE (Redis is away: retry with the same ids).
+        If one record is not valid, none is appended. Each is appended once by its `event_id` within the deduplication
+        window (`deduplication_hours` of streams.yaml: an hour, at least). Within it a retry is safe: when the answer was
+        UNAVAILABLE, some may be there, and a retry with the same ids appends the others. After it, a record is appended
+        again.
+        Errors: INVALID_ARGUMENT (the field is named; the symbol must be in the universe of a feature set, the name in a
+        set), RESOURCE_EXHAUSTED (too many records, or the stream is full), UNAVAILABLE (Redis is away: retry with the
+        same ids).
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -35,10 +35,13 @@ class FeatureServiceStub:
     def __new__(cls, channel: _aio.Channel) -> FeatureServiceAsyncStub: ...
     PublishFeatures: _grpc.UnaryUnaryMultiCallable[_feature_service_pb2.PublishFeaturesRequest, _feature_service_pb2.PublishFeaturesResponse]
     """PublishFeatures validates raw features against the point-in-time rules and appends them to `features.raw`.
-    If one record is not valid, none is appended. Each is appended exactly once, by its `event_id`: safe to retry, and when
-    the answer was UNAVAILABLE, some may be there and a retry with the same ids appends the others.
-    Errors: INVALID_ARGUMENT (the field is named), RESOURCE_EXHAUSTED (too many records, or the stream is full),
-    UNAVAILABLE (Redis is away: retry with the same ids).
+    If one record is not valid, none is appended. Each is appended once by its `event_id` within the deduplication
+    window (`deduplication_hours` of streams.yaml: an hour, at least). Within it a retry is safe: when the answer was
+    UNAVAILABLE, some may be there, and a retry with the same ids appends the others. After it, a record is appended
+    again.
+    Errors: INVALID_ARGUMENT (the field is named; the symbol must be in the universe of a feature set, the name in a
+    set), RESOURCE_EXHAUSTED (too many records, or the stream is full), UNAVAILABLE (Redis is away: retry with the
+    same ids).
     """
     GetOnlineFeatures: _grpc.UnaryUnaryMultiCallable[_feature_service_pb2.GetOnlineFeaturesRequest, _feature_service_pb2.GetOnlineFeaturesResponse]
     """GetOnlineFeatures answers the latest known vector of each symbol as of an instant, from the online store.
@@ -52,10 +55,13 @@ class FeatureServiceAsyncStub(FeatureServiceStub):
     def __init__(self, channel: _aio.Channel) -> None: ...
     PublishFeatures: _aio.UnaryUnaryMultiCallable[_feature_service_pb2.PublishFeaturesRequest, _feature_service_pb2.PublishFeaturesResponse]  # type: ignore[assignment]
     """PublishFeatures validates raw features against the point-in-time rules and appends them to `features.raw`.
-    If one record is not valid, none is appended. Each is appended exactly once, by its `event_id`: safe to retry, and when
-    the answer was UNAVAILABLE, some may be there and a retry with the same ids appends the others.
-    Errors: INVALID_ARGUMENT (the field is named), RESOURCE_EXHAUSTED (too many records, or the stream is full),
-    UNAVAILABLE (Redis is away: retry with the same ids).
+    If one record is not valid, none is appended. Each is appended once by its `event_id` within the deduplication
+    window (`deduplication_hours` of streams.yaml: an hour, at least). Within it a retry is safe: when the answer was
+    UNAVAILABLE, some may be there, and a retry with the same ids appends the others. After it, a record is appended
+    again.
+    Errors: INVALID_ARGUMENT (the field is named; the symbol must be in the universe of a feature set, the name in a
+    set), RESOURCE_EXHAUSTED (too many records, or the stream is full), UNAVAILABLE (Redis is away: retry with the
+    same ids).
     """
     GetOnlineFeatures: _aio.UnaryUnaryMultiCallable[_feature_service_pb2.GetOnlineFeaturesRequest, _feature_service_pb2.GetOnlineFeaturesResponse]  # type: ignore[assignment]
     """GetOnlineFeatures answers the latest known vector of each symbol as of an instant, from the online store.
@@ -72,10 +78,13 @@ class FeatureServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_feature_service_pb2.PublishFeaturesResponse, _abc.Awaitable[_feature_service_pb2.PublishFeaturesResponse]]:
         """PublishFeatures validates raw features against the point-in-time rules and appends them to `features.raw`.
-        If one record is not valid, none is appended. Each is appended exactly once, by its `event_id`: safe to retry, and when
-        the answer was UNAVAILABLE, some may be there and a retry with the same ids appends the others.
-        Errors: INVALID_ARGUMENT (the field is named), RESOURCE_EXHAUSTED (too many records, or the stream is full),
-        UNAVAILABLE (Redis is away: retry with the same ids).
+        If one record is not valid, none is appended. Each is appended once by its `event_id` within the deduplication
+        window (`deduplication_hours` of streams.yaml: an hour, at least). Within it a retry is safe: when the answer was
+        UNAVAILABLE, some may be there, and a retry with the same ids appends the others. After it, a record is appended
+        again.
+        Errors: INVALID_ARGUMENT (the field is named; the symbol must be in the universe of a feature set, the name in a
+        set), RESOURCE_EXHAUSTED (too many records, or the stream is full), UNAVAILABLE (Redis is away: retry with the
+        same ids).
         """
 
     @_abc_1.abstractmethod

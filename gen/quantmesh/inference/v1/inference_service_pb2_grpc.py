@@ -28,8 +28,9 @@ if _version_not_supported:
 class InferenceServiceStub:
     """InferenceService answers predictions of deployed models. A swap of a model fails no request.
 
-    Wherever a model is named: `champion` or `challenger` (of the default strategy), `{strategy}` (its champion),
-    `{strategy}@champion`, `{strategy}@challenger`, or a version digest of a loaded model.
+    Wherever a model is named: `champion` (of the default strategy), `{strategy}` (its champion), `{strategy}@champion`, or
+    a version digest of a loaded model. `challenger` and `{strategy}@challenger` are reserved: NOT_FOUND until a challenger
+    can be deployed.
     """
 
     def __init__(self, channel):
@@ -63,13 +64,16 @@ class InferenceServiceStub:
 class InferenceServiceServicer:
     """InferenceService answers predictions of deployed models. A swap of a model fails no request.
 
-    Wherever a model is named: `champion` or `challenger` (of the default strategy), `{strategy}` (its champion),
-    `{strategy}@champion`, `{strategy}@challenger`, or a version digest of a loaded model.
+    Wherever a model is named: `champion` (of the default strategy), `{strategy}` (its champion), `{strategy}@champion`, or
+    a version digest of a loaded model. `challenger` and `{strategy}@challenger` are reserved: NOT_FOUND until a challenger
+    can be deployed.
     """
 
     def Predict(self, request, context):
         """Predict scores one row of features.
-        Errors: INVALID_ARGUMENT (wrong number of features, NaN or infinity; the field is named), NOT_FOUND (no such model).
+        Errors: INVALID_ARGUMENT (wrong number of features, NaN or infinity; the field is named), NOT_FOUND (no such model),
+        FAILED_PRECONDITION (the model cannot score this row: its prediction is not finite, reason NON_FINITE_PREDICTION, or
+        it fails, reason MODEL_FAILED; the row's index is in the error's metadata).
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -131,8 +135,9 @@ def add_InferenceServiceServicer_to_server(servicer, server):
 class InferenceService:
     """InferenceService answers predictions of deployed models. A swap of a model fails no request.
 
-    Wherever a model is named: `champion` or `challenger` (of the default strategy), `{strategy}` (its champion),
-    `{strategy}@champion`, `{strategy}@challenger`, or a version digest of a loaded model.
+    Wherever a model is named: `champion` (of the default strategy), `{strategy}` (its champion), `{strategy}@champion`, or
+    a version digest of a loaded model. `challenger` and `{strategy}@challenger` are reserved: NOT_FOUND until a challenger
+    can be deployed.
     """
 
     @staticmethod

@@ -29,8 +29,9 @@ GRPC_VERSION: str
 class InferenceServiceStub:
     """InferenceService answers predictions of deployed models. A swap of a model fails no request.
 
-    Wherever a model is named: `champion` or `challenger` (of the default strategy), `{strategy}` (its champion),
-    `{strategy}@champion`, `{strategy}@challenger`, or a version digest of a loaded model.
+    Wherever a model is named: `champion` (of the default strategy), `{strategy}` (its champion), `{strategy}@champion`, or
+    a version digest of a loaded model. `challenger` and `{strategy}@challenger` are reserved: NOT_FOUND until a challenger
+    can be deployed.
     """
 
     @_typing.overload
@@ -39,7 +40,9 @@ class InferenceServiceStub:
     def __new__(cls, channel: _aio.Channel) -> InferenceServiceAsyncStub: ...
     Predict: _grpc.UnaryUnaryMultiCallable[_inference_service_pb2.PredictRequest, _inference_service_pb2.PredictResponse]
     """Predict scores one row of features.
-    Errors: INVALID_ARGUMENT (wrong number of features, NaN or infinity; the field is named), NOT_FOUND (no such model).
+    Errors: INVALID_ARGUMENT (wrong number of features, NaN or infinity; the field is named), NOT_FOUND (no such model),
+    FAILED_PRECONDITION (the model cannot score this row: its prediction is not finite, reason NON_FINITE_PREDICTION, or
+    it fails, reason MODEL_FAILED; the row's index is in the error's metadata).
     """
     BatchPredict: _grpc.UnaryUnaryMultiCallable[_inference_service_pb2.BatchPredictRequest, _inference_service_pb2.BatchPredictResponse]
     """BatchPredict scores rows in one call of the model; all rows are scored by the same version, or none.
@@ -54,14 +57,17 @@ class InferenceServiceStub:
 class InferenceServiceAsyncStub(InferenceServiceStub):
     """InferenceService answers predictions of deployed models. A swap of a model fails no request.
 
-    Wherever a model is named: `champion` or `challenger` (of the default strategy), `{strategy}` (its champion),
-    `{strategy}@champion`, `{strategy}@challenger`, or a version digest of a loaded model.
+    Wherever a model is named: `champion` (of the default strategy), `{strategy}` (its champion), `{strategy}@champion`, or
+    a version digest of a loaded model. `challenger` and `{strategy}@challenger` are reserved: NOT_FOUND until a challenger
+    can be deployed.
     """
 
     def __init__(self, channel: _aio.Channel) -> None: ...
     Predict: _aio.UnaryUnaryMultiCallable[_inference_service_pb2.PredictRequest, _inference_service_pb2.PredictResponse]  # type: ignore[assignment]
     """Predict scores one row of features.
-    Errors: INVALID_ARGUMENT (wrong number of features, NaN or infinity; the field is named), NOT_FOUND (no such model).
+    Errors: INVALID_ARGUMENT (wrong number of features, NaN or infinity; the field is named), NOT_FOUND (no such model),
+    FAILED_PRECONDITION (the model cannot score this row: its prediction is not finite, reason NON_FINITE_PREDICTION, or
+    it fails, reason MODEL_FAILED; the row's index is in the error's metadata).
     """
     BatchPredict: _aio.UnaryUnaryMultiCallable[_inference_service_pb2.BatchPredictRequest, _inference_service_pb2.BatchPredictResponse]  # type: ignore[assignment]
     """BatchPredict scores rows in one call of the model; all rows are scored by the same version, or none.
@@ -75,8 +81,9 @@ class InferenceServiceAsyncStub(InferenceServiceStub):
 class InferenceServiceServicer(metaclass=_abc_1.ABCMeta):
     """InferenceService answers predictions of deployed models. A swap of a model fails no request.
 
-    Wherever a model is named: `champion` or `challenger` (of the default strategy), `{strategy}` (its champion),
-    `{strategy}@champion`, `{strategy}@challenger`, or a version digest of a loaded model.
+    Wherever a model is named: `champion` (of the default strategy), `{strategy}` (its champion), `{strategy}@champion`, or
+    a version digest of a loaded model. `challenger` and `{strategy}@challenger` are reserved: NOT_FOUND until a challenger
+    can be deployed.
     """
 
     @_abc_1.abstractmethod
@@ -86,7 +93,9 @@ class InferenceServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_inference_service_pb2.PredictResponse, _abc.Awaitable[_inference_service_pb2.PredictResponse]]:
         """Predict scores one row of features.
-        Errors: INVALID_ARGUMENT (wrong number of features, NaN or infinity; the field is named), NOT_FOUND (no such model).
+        Errors: INVALID_ARGUMENT (wrong number of features, NaN or infinity; the field is named), NOT_FOUND (no such model),
+        FAILED_PRECONDITION (the model cannot score this row: its prediction is not finite, reason NON_FINITE_PREDICTION, or
+        it fails, reason MODEL_FAILED; the row's index is in the error's metadata).
         """
 
     @_abc_1.abstractmethod

@@ -44,7 +44,7 @@ Global___EventType: _TypeAlias = EventType  # noqa: Y015
 
 @_typing.final
 class Deployment(_message.Message):
-    """Deployment is what a strategy serves. Every change is one compare-and-set on `generation`."""
+    """Deployment is what a strategy serves. Every change is one compare-and-set."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -61,7 +61,9 @@ class Deployment(_message.Message):
     previous_version: _builtins.str
     """Version that was champion before; kept loaded and warm. Empty when there was none."""
     generation: _builtins.int
-    """Grows by one with each change; 0 before the first."""
+    """Grows with each change: by one, or by more when Redis had lost changes that others have seen. 0 before the first.
+    Whoever compares two deployments compares `champion_version` too: a generation that was lost may be counted again.
+    """
     reason: _builtins.str
     """Why it last changed, as the operator put it."""
     @_builtins.property
@@ -88,7 +90,7 @@ Global___Deployment: _TypeAlias = Deployment  # noqa: Y015
 
 @_typing.final
 class ReplicaStatus(_message.Message):
-    """ReplicaStatus says whether one live inference replica serves a generation."""
+    """ReplicaStatus says whether one live inference replica serves a deployment."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -100,11 +102,11 @@ class ReplicaStatus(_message.Message):
     replica_id: _builtins.str
     """Identity of the replica's process."""
     address: _builtins.str
-    """Its gRPC address, `host:port`."""
+    """Its gRPC address, `host:port`; empty while it starts."""
     generation: _builtins.int
     """Generation that it serves; 0 when it serves none."""
     swapped: _builtins.bool
-    """True when it serves the wanted generation or a later one."""
+    """True when it serves that deployment (its generation, with its champion), or the one that has followed it by now."""
     error: _builtins.str
     """Why it could not load, in the replica's words; empty when there was no error."""
     def __init__(

@@ -157,7 +157,7 @@ class PromoteResponse(_message.Message):
     ALL_SWAPPED_FIELD_NUMBER: _builtins.int
     ELAPSED_MS_FIELD_NUMBER: _builtins.int
     all_swapped: _builtins.bool
-    """True when every live replica serves the new generation (also when there is none)."""
+    """True when every live replica has swapped (also when there is none)."""
     elapsed_ms: _builtins.float
     """From the request to the answer, in milliseconds."""
     @_builtins.property
@@ -231,7 +231,7 @@ class RollbackResponse(_message.Message):
     ALL_SWAPPED_FIELD_NUMBER: _builtins.int
     ELAPSED_MS_FIELD_NUMBER: _builtins.int
     all_swapped: _builtins.bool
-    """True when every live replica serves the new generation (also when there is none)."""
+    """True when every live replica has swapped (also when there is none)."""
     elapsed_ms: _builtins.float
     """From the request to the answer, in milliseconds."""
     @_builtins.property

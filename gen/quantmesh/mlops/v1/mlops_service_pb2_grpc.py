@@ -82,7 +82,8 @@ class MlopsServiceServicer:
         against the header's digest, and loaded and run once, before anything is stored. Registering the same artifact again
         returns the same version.
         Errors: INVALID_ARGUMENT (no header, digest mismatch, not ONNX, columns that do not match the manifest),
-        RESOURCE_EXHAUSTED (over the size limit, default 512 MiB).
+        RESOURCE_EXHAUSTED (over the size limit, default 512 MiB; or, with RetryInfo, reason REGISTRATIONS_BUSY: the models that
+        are being registered hold as much memory as they may, default 1 GiB).
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -90,7 +91,7 @@ class MlopsServiceServicer:
 
     def Promote(self, request, context):
         """Promote makes a registered version the champion: one compare-and-set and one event, atomically. It answers when every
-        live replica serves the new generation, or when the wait is over, and says which do not.
+        live replica serves the new champion, or when the wait is over, and says which do not.
         Errors: NOT_FOUND (unknown version), FAILED_PRECONDITION (stale `expected_generation`; the version was made for
         another strategy; it is the champion already), INVALID_ARGUMENT.
         """

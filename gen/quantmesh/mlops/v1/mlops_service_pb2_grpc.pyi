@@ -42,11 +42,12 @@ class MlopsServiceStub:
     against the header's digest, and loaded and run once, before anything is stored. Registering the same artifact again
     returns the same version.
     Errors: INVALID_ARGUMENT (no header, digest mismatch, not ONNX, columns that do not match the manifest),
-    RESOURCE_EXHAUSTED (over the size limit, default 512 MiB).
+    RESOURCE_EXHAUSTED (over the size limit, default 512 MiB; or, with RetryInfo, reason REGISTRATIONS_BUSY: the models that
+    are being registered hold as much memory as they may, default 1 GiB).
     """
     Promote: _grpc.UnaryUnaryMultiCallable[_mlops_service_pb2.PromoteRequest, _mlops_service_pb2.PromoteResponse]
     """Promote makes a registered version the champion: one compare-and-set and one event, atomically. It answers when every
-    live replica serves the new generation, or when the wait is over, and says which do not.
+    live replica serves the new champion, or when the wait is over, and says which do not.
     Errors: NOT_FOUND (unknown version), FAILED_PRECONDITION (stale `expected_generation`; the version was made for
     another strategy; it is the champion already), INVALID_ARGUMENT.
     """
@@ -75,11 +76,12 @@ class MlopsServiceAsyncStub(MlopsServiceStub):
     against the header's digest, and loaded and run once, before anything is stored. Registering the same artifact again
     returns the same version.
     Errors: INVALID_ARGUMENT (no header, digest mismatch, not ONNX, columns that do not match the manifest),
-    RESOURCE_EXHAUSTED (over the size limit, default 512 MiB).
+    RESOURCE_EXHAUSTED (over the size limit, default 512 MiB; or, with RetryInfo, reason REGISTRATIONS_BUSY: the models that
+    are being registered hold as much memory as they may, default 1 GiB).
     """
     Promote: _aio.UnaryUnaryMultiCallable[_mlops_service_pb2.PromoteRequest, _mlops_service_pb2.PromoteResponse]  # type: ignore[assignment]
     """Promote makes a registered version the champion: one compare-and-set and one event, atomically. It answers when every
-    live replica serves the new generation, or when the wait is over, and says which do not.
+    live replica serves the new champion, or when the wait is over, and says which do not.
     Errors: NOT_FOUND (unknown version), FAILED_PRECONDITION (stale `expected_generation`; the version was made for
     another strategy; it is the champion already), INVALID_ARGUMENT.
     """
@@ -111,7 +113,8 @@ class MlopsServiceServicer(metaclass=_abc_1.ABCMeta):
         against the header's digest, and loaded and run once, before anything is stored. Registering the same artifact again
         returns the same version.
         Errors: INVALID_ARGUMENT (no header, digest mismatch, not ONNX, columns that do not match the manifest),
-        RESOURCE_EXHAUSTED (over the size limit, default 512 MiB).
+        RESOURCE_EXHAUSTED (over the size limit, default 512 MiB; or, with RetryInfo, reason REGISTRATIONS_BUSY: the models that
+        are being registered hold as much memory as they may, default 1 GiB).
         """
 
     @_abc_1.abstractmethod
@@ -121,7 +124,7 @@ class MlopsServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_mlops_service_pb2.PromoteResponse, _abc.Awaitable[_mlops_service_pb2.PromoteResponse]]:
         """Promote makes a registered version the champion: one compare-and-set and one event, atomically. It answers when every
-        live replica serves the new generation, or when the wait is over, and says which do not.
+        live replica serves the new champion, or when the wait is over, and says which do not.
         Errors: NOT_FOUND (unknown version), FAILED_PRECONDITION (stale `expected_generation`; the version was made for
         another strategy; it is the champion already), INVALID_ARGUMENT.
         """

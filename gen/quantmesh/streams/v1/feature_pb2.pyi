@@ -131,7 +131,7 @@ class FeatureVector(_message.Message):
     feature_set: _builtins.str
     """Name of the feature set, which fixes the features and their order."""
     vector_hash: _builtins.bytes
-    """SHA-256 over everything above, in the canonical form of `feature_svc.vector_hash`. 32 bytes."""
+    """SHA-256 over everything above, in the canonical form of `streams.vector_hash`. 32 bytes."""
     @_builtins.property
     def event_time(self) -> _timestamp_pb2.Timestamp:
         """The instant that the vector describes (UTC): the newest `event_time` of its clocked features."""

@@ -73,7 +73,12 @@ Global___Quote: _TypeAlias = Quote  # noqa: Y015
 
 @_typing.final
 class TradeTick(_message.Message):
-    """TradeTick is one trade print, or one official close: the payload of `market_data.trades`, keyed by symbol."""
+    """TradeTick is one trade print, or one official close: the payload of `market_data.trades`, keyed by symbol.
+    A tick without a size, at exactly the closing time of a session, is the official close of its symbol and session; the
+    daily features are made of official closes alone. The first that comes counts. The closes of a symbol come in order,
+    and before any of its partition that is more than 7 days newer; later ones are dead letters. Every other tick is a
+    trade print, and changes no feature.
+    """
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -85,18 +90,20 @@ class TradeTick(_message.Message):
     TRADE_ID_FIELD_NUMBER: _builtins.int
     SOURCE_FIELD_NUMBER: _builtins.int
     symbol: _builtins.str
-    """Instrument, as the venue spells it. Required; 1 to 64 characters."""
+    """Instrument, as the venue spells it. Required; 1 to 64 characters. Ticks of symbols in no universe are skipped."""
     price: _builtins.float
     """Price, in the instrument's quote currency. Finite, positive."""
     size: _builtins.float
-    """Quantity, in units of the instrument. Finite, not negative; default 0 (a close has none)."""
+    """Quantity, in units of the instrument. Finite, not negative; default 0. An official close has none."""
     trade_id: _builtins.str
     """The venue's trade id. At most 128 characters; default empty."""
     source: _builtins.str
     """Venue or vendor. At most 64 characters; default empty."""
     @_builtins.property
     def event_time(self) -> _timestamp_pb2.Timestamp:
-        """When the trade happened (UTC). Required."""
+        """When the trade happened (UTC). Of an official close: the closing time that the feature set names (16:00 in New York
+        for `equities_daily`, Monday to Friday), also for a session that ended early. Required.
+        """
 
     @_builtins.property
     def available_at(self) -> _timestamp_pb2.Timestamp:

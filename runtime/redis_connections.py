@@ -1,0 +1,59 @@
+"""The connections of `redis_client`: redis-py's own, with errors by which a caller can tell that a server is away."""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+from redis import exceptions
+from redis.asyncio.connection import Connection, SSLConnection
+from redis.asyncio.sentinel import SentinelManagedConnection
+
+# Redis 6.2 has the code at the end of a script's error, where redis-py does not look; the last two it does not know.
+_NOT_NOW = re.compile(r"\b(?:READONLY|NOREPLICAS|UNBLOCKED) ")
+
+
+class NotNowError(exceptions.ResponseError):
+    """The server takes no writes for now: it is, or just became, a replica, or has too few of them."""
+
+
+class _Telling:
+    """Tells what is away by its own error."""
+
+    async def send_packed_command(self, *args: Any, **kwargs: Any) -> Any:
+        try:
+            return await super().send_packed_command(*args, **kwargs)  # type: ignore[misc]
+        except AttributeError as error:
+            raise _closed() from error
+
+    async def read_response(self, *args: Any, **kwargs: Any) -> Any:
+        try:
+            return await super().read_response(*args, **kwargs)  # type: ignore[misc]
+        except exceptions.ResponseError as error:
+            if _NOT_NOW.search(str(error)):
+                raise NotNowError(str(error)) from error
+            raise
+        except AttributeError as error:
+            raise _closed() from error
+
+
+def _closed() -> exceptions.ConnectionError:
+    """When a node fails, redis-py's cluster client closes the connections to it, those in use at that moment too: who
+    uses one meets an AttributeError."""
+    return exceptions.ConnectionError("the connection was closed meanwhile")
+
+
+class Plain(_Telling, Connection):
+    """In the clear."""
+
+
+class Tls(_Telling, SSLConnection):
+    """By TLS."""
+
+
+class MasterPlain(_Telling, SentinelManagedConnection):
+    """To the master that Sentinels name."""
+
+
+class MasterTls(_Telling, SentinelManagedConnection, SSLConnection):
+    """The same by TLS."""
