@@ -8,7 +8,7 @@ STAMP := $(VENV)/.installed
 WORKERS ?= 2
 ARGS ?=
 
-.PHONY: help setup demo up test check proto proto-check breaking fmt bench lock clean
+.PHONY: help setup demo up test test-topologies chaos check proto proto-check breaking fmt bench lock clean
 
 help: ## Say what each command does
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
@@ -30,6 +30,14 @@ up: setup ## Run the mesh: three gRPC services, the gateway and an embedded Redi
 
 test: setup ## Run all tests (ARGS=... goes to pytest)
 	$(BIN)/python -m pytest -n $(WORKERS) --dist loadgroup $(ARGS)
+
+test-topologies: setup ## Run the streams' tests on a cluster, behind Sentinels, and on Redis 6.2
+	for topology in cluster sentinel redis62; do \
+		QUANTMESH_TEST_TOPOLOGY=$$topology $(BIN)/python -m pytest -n $(WORKERS) tests/integration/streams tests/integration/modelstore || exit 1; \
+	done
+
+chaos: setup ## Kill the streams' processes in 240 seeded schedules, count what came of it (ARGS='--seeds 17')
+	$(BIN)/python -m tests.chaos.streams.driver $(ARGS)
 
 check: setup proto-check breaking ## Lint, formats, types, dependency rule, contracts
 	$(BIN)/ruff check .

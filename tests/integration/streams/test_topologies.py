@@ -7,6 +7,7 @@ must hold on all in every run, and what only they have: failovers.
 from __future__ import annotations
 
 import asyncio
+import gc
 from collections import Counter
 from collections.abc import AsyncIterator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
@@ -161,6 +162,8 @@ async def test_a_cluster_goes_on_when_a_master_dies(tmp_path: Path) -> None:
             assert_once_in_order(await outputs(client))
 
 
+# A paused master that comes back resets connections that redis-py has given up on without closing them.
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 @pytest.mark.parametrize("how", ["killed", "paused"])
 async def test_sentinels_name_a_new_master_and_work_goes_on_there(tmp_path: Path, how: str) -> None:
     with redis_servers.sentinel(tmp_path / "made") as running:
@@ -180,3 +183,4 @@ async def test_sentinels_name_a_new_master_and_work_goes_on_there(tmp_path: Path
             assert_once_in_order(await outputs(client))
             with replica.client() as direct:
                 assert direct.xlen(keys.entries("features.pit", 0)) > 0, "it is the replica that has it"
+    gc.collect()
