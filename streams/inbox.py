@@ -21,6 +21,7 @@ from runtime.errors import UnavailableError
 from runtime.lua import Scripts
 from runtime.process import ended
 from runtime.redis_client import AWAY, Client
+from streams.leases import pause
 
 _SCRIPTS = Scripts(Path(__file__).with_name("lua"))
 
@@ -28,6 +29,7 @@ LEASE_MS = 10_000
 """Whoever began an event and was silent for so long is dead, and another may do it."""
 
 _POLL_S = 0.05
+_PATIENCE_S = 0.5
 
 
 class Inbox:
@@ -56,18 +58,23 @@ class Inbox:
             return
         try:
             async with asyncio.timeout_at(begun + self._lease_ms / 1000) as limit:
-                renewing = asyncio.create_task(self._renew(key, token, limit))
+                left = asyncio.Event()
+                renewing = asyncio.create_task(self._renew(key, token, limit, left))
                 try:
                     yield True
+                    if not limit.expired():
+                        limit.reschedule(None)  # the effect has happened
                 finally:
+                    left.set()
+                    await asyncio.wait({renewing}, timeout=_PATIENCE_S)  # rather than cut its connection
                     await ended(renewing)
         except BaseException as error:
-            with suppress(*AWAY):  # the lease ends by itself
-                await _SCRIPTS.run(self._redis, "inbox_keep", (key,), (token, 0))
             if isinstance(error, TimeoutError) and limit.expired():
                 raise UnavailableError(
                     f"the lease on event {event_id} of inbox {self._name} could not be kept", reason="INBOX_LEASE_LOST"
                 ) from error
+            with suppress(*AWAY):  # the lease ends by itself
+                await _SCRIPTS.run(self._redis, "inbox_keep", (key,), (token, 0))
             raise
         # Whoever has the lease by now, the effect has happened.
         await self._redis.set(key, b"done", px=self._keep_ms)
@@ -84,18 +91,15 @@ class Inbox:
                 return None
             await asyncio.sleep(min(_POLL_S, left_ms[0] / 1000))
 
-    async def _renew(self, key: str, token: str, limit: asyncio.Timeout) -> None:
-        """Move the limit of the block together with its lease; never beyond it."""
+    async def _renew(self, key: str, token: str, limit: asyncio.Timeout, left: asyncio.Event) -> None:
+        """Move the limit of the block together with its lease, never beyond it, until the block is left."""
         clock = asyncio.get_running_loop().time
-        while not limit.expired():
-            await asyncio.sleep(self._lease_ms / 4000)
+        while not await pause(left, self._lease_ms / 4000):
             asked_at = clock()
             try:
                 kept = await _SCRIPTS.run(self._redis, "inbox_keep", (key,), (token, self._lease_ms))
             except (RedisError, OSError):
                 continue  # the limit stands, and there is time for another try
-            if limit.expired():
+            if limit.expired() or left.is_set():
                 return
             limit.reschedule(asked_at + self._lease_ms / 1000 if kept else asked_at)
-            if not kept:
-                return

@@ -84,7 +84,7 @@ class WorkQueue:
         self._idle_ms = idle_ms
         self._jobs = Jobs(redis, self._stream, self._group, self._member, idle_ms)
         self._slots = asyncio.Semaphore(concurrency)
-        self._under_way: dict[Job, asyncio.Task[None]] = {}
+        self._under_way: dict[Job, asyncio.Task[None] | None] = {}  # without a task: done, and Redis is to hear of it
         self._look_at: dict[int, float] = defaultdict(float)
         self._looking = asyncio.Lock()
         self._ended = asyncio.Event()
@@ -164,6 +164,7 @@ class WorkQueue:
             # last attempts are made one at a time.
             most = self._stream.max_attempts
             last_under_way = any(job.attempt == most for job in self._under_way)
+            await self._keep_claims(partition)  # or, after a pause, it would find its own jobs idle
             taken = await self._jobs.take(partition, look=True, without_attempt=most if last_under_way else 0)
             self._start(taken.job, tasks)
         if not taken.claimed:
@@ -177,10 +178,8 @@ class WorkQueue:
     async def _settle(self, job: Job) -> None:
         """Do a job, and say how it ended. One that failed is left pending: after `idle_ms` somebody takes it again."""
         try:
-            try:
-                poison = await self._do(job)
-            finally:
-                del self._under_way[job]
+            poison = await self._do(job)
+            self._under_way[job] = None
             await self._end(job, poison)
         except _WAITING as error:
             log.warning("a job waits for something: trying again later", error=str(error), **job.about())
@@ -189,6 +188,7 @@ class WorkQueue:
         except Exception as error:
             log.warning("a job failed: trying again later", exc_info=error, **job.about())
         finally:
+            del self._under_way[job]
             self._slots.release()
 
     async def _do(self, job: Job) -> Poison | None:
@@ -224,17 +224,21 @@ class WorkQueue:
                 metrics.DEAD.labels(self._stream.name, self._group, poison.reason).inc()
 
     async def _keep(self) -> None:
-        """Say that this member lives, and is at its jobs; let go of those that are another's by now."""
+        """Say that this member lives, and is at its jobs."""
         await self._heartbeat()
-        by_partition: dict[int, dict[str, Job]] = defaultdict(dict)
-        for job in self._under_way:
-            by_partition[job.record.partition][job.record.entry_id] = job
-        for partition, jobs in by_partition.items():
-            for entry_id in await self._jobs.keep(partition, {name: job.attempt for name, job in jobs.items()}):
-                task = self._under_way.get(jobs[entry_id])
-                if task is not None:  # it has not ended meanwhile
-                    log.warning("the claim of a job is lost: cancelling it", **jobs[entry_id].about())
-                    task.cancel()
+        for partition in {job.record.partition for job in self._under_way}:
+            await self._keep_claims(partition)
+
+    async def _keep_claims(self, partition: int) -> None:
+        """Renew the claims of jobs under way; let go of those that are another's by now."""
+        jobs = {job.record.entry_id: job for job in self._under_way if job.record.partition == partition}
+        if not jobs:
+            return
+        for entry_id in await self._jobs.keep(partition, {name: job.attempt for name, job in jobs.items()}):
+            task = self._under_way.get(jobs[entry_id])
+            if task is not None:
+                log.warning("the claim of a job is lost: cancelling it", **jobs[entry_id].about())
+                task.cancel()
 
     async def _heartbeat(self, *, leave: bool = False) -> None:
         await scripts.heartbeat(self._redis, self._stream, self._group, self._member, self._idle_ms, leave=leave)

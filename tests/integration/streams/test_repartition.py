@@ -26,7 +26,7 @@ class Counting:
         self.redis = redis
         self.catalog = load_catalog(partitions)
         self._counts: dict[int, dict[bytes, int]] = {}
-        self.processor = Processor(redis, self.catalog, RAW, self._number, on_assigned=self._load, lease_ms=400)
+        self.processor = Processor(redis, self.catalog, RAW, self._number, on_assigned=self._load)
 
     async def _load(self, partition: int) -> None:
         stored = await self.redis.hgetall(keys.state("count", partition))
@@ -52,7 +52,7 @@ class Counting:
 
     async def run_until(self, outputs: int) -> None:
         task = asyncio.create_task(self.processor.run())
-        await until(lambda: self._wrote(outputs), limit_s=30)
+        await until(lambda: self._wrote(outputs), limit_s=60)
         self.processor.stop()
         await task
 
@@ -119,7 +119,7 @@ async def test_refuses_while_records_are_left_or_members_alive(redis: Client) ->
         await repartition(redis, old.catalog, 4)
     assert error.value.reason == "NOT_DRAINED"
     task = asyncio.create_task(old.processor.run())
-    await until(lambda: old._wrote(len(KEYS)))
+    await until(lambda: old._wrote(len(KEYS)), limit_s=60)
     await drop_the_readers_of_outputs(redis, 2)
     with pytest.raises(FailedPreconditionError, match=r"1 members of feature_processor are alive"):
         await repartition(redis, old.catalog, 4)

@@ -7,6 +7,7 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from collections import Counter
 from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
@@ -18,7 +19,7 @@ from quantmesh.streams.v1.dead_letter_pb2 import DeadLetter
 from runtime.embedded_redis import EmbeddedRedis
 from runtime.errors import FailedPreconditionError, UnavailableError
 from runtime.redis_client import Client, connect
-from streams import Consumer, OutRecord, Poison, Producer, keys, load_catalog
+from streams import Consumer, OutRecord, Poison, Producer, Record, keys, load_catalog
 from streams.jobs import Job, Jobs
 from streams.work_queue import Handler, WorkQueue
 from tests.waiting import until
@@ -123,12 +124,16 @@ async def test_members_share_the_jobs_and_each_is_done_once(redis: Client, yaml:
 async def test_jobs_of_one_partition_run_side_by_side_up_to_the_bound(redis: Client, yaml: Path) -> None:
     mesh = Mesh(redis, yaml, partitions=1)
     now = most = 0
+    full = asyncio.Event()
 
     async def work(job: Job) -> None:
         nonlocal now, most
         now += 1
         most = max(most, now)
-        await asyncio.sleep(0.01)
+        if now == 5:
+            full.set()
+        await full.wait()
+        await asyncio.sleep(0.005)
         now -= 1
 
     await mesh.publish(*range(40))
@@ -246,6 +251,38 @@ async def test_a_run_that_is_cancelled_leaves_its_jobs_to_others(redis: Client, 
     async with mesh.member(mesh.do):
         await until(lambda: _is(mesh.read, 3))
     assert mesh.done == Counter([1, 2, 3])
+
+
+async def test_a_member_that_was_paused_does_not_take_its_own_jobs_again(redis: Client, yaml: Path) -> None:
+    mesh = Mesh(redis, yaml, partitions=1)
+    attempts: list[int] = []
+
+    async def work(job: Job) -> None:
+        attempts.append(job.attempt)
+        time.sleep(2 * IDLE_MS / 1000)  # noqa: ASYNC251 - the whole loop stands still, as when a process is stopped
+        await asyncio.sleep(0.05)
+
+    await mesh.publish(1, 2, 3)
+    async with mesh.member(work):
+        await until(lambda: _is(mesh.read, 3))
+    assert attempts == [1, 1, 1]
+
+
+async def test_a_job_that_is_done_is_not_taken_again_while_redis_hears_of_it(
+    redis: Client, yaml: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    mesh = Mesh(redis, yaml, partitions=1)
+    end = Jobs.end
+
+    async def slow_end(jobs: Jobs, record: Record, poison: Poison | None) -> bool:
+        await asyncio.sleep(3 * IDLE_MS / 1000)  # as when the connection must be made anew
+        return await end(jobs, record, poison)
+
+    monkeypatch.setattr(Jobs, "end", slow_end)
+    await mesh.publish(1)
+    async with mesh.member(mesh.do), mesh.member(mesh.do):
+        await until(lambda: _is(mesh.read, 1))
+    assert mesh.done == Counter([1])
 
 
 async def test_a_zombie_loses_its_claim_and_may_not_give_the_job_up(redis: Client, yaml: Path) -> None:
@@ -427,7 +464,7 @@ async def main():
         await asyncio.sleep(0.005)
         with open(effects, "a") as file:
             file.write(number + "\\n")
-    await WorkQueue(connect(url), load_catalog(4, Path(yaml)), "jobs", work, concurrency=4, idle_ms=400).run()
+    await WorkQueue(connect(url), load_catalog(4, Path(yaml)), "jobs", work, concurrency=4, idle_ms=1_000).run()
 
 asyncio.run(main())
 """
@@ -464,10 +501,10 @@ async def test_a_member_that_is_killed_loses_no_job(redis: Client, redis_url: st
         members.start()
         await mesh.publish(*range(1_000))
         for count, victim in zip((150, 400), victims, strict=True):
-            await until(lambda: len(members.done()) > count, limit_s=30)  # noqa: B023
+            await until(lambda: len(members.done()) > count, limit_s=60)  # noqa: B023
             os.kill(victim.pid, signal.SIGKILL)
             victim.wait()
-        await until(lambda: _is(mesh.read, 1_000), limit_s=30)
+        await until(lambda: _is(mesh.read, 1_000), limit_s=60)
     finally:
         members.end()
     done = members.done()
@@ -486,9 +523,9 @@ async def test_a_job_that_kills_its_members_becomes_a_dead_letter(
     try:
         for _ in range(3):
             members.start(crash_on="7")
-            await until(_has_ended(members.processes[-1]), limit_s=30)
+            await until(_has_ended(members.processes[-1]), limit_s=60)
         members.start(crash_on="7")  # the fourth does not even try
-        await until(lambda: _is(mesh.read, 20), limit_s=30)
+        await until(lambda: _is(mesh.read, 20), limit_s=60)
     finally:
         members.end()
     (letter,) = await mesh.dead()
