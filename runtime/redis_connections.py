@@ -23,7 +23,7 @@ class _Telling:
     async def send_packed_command(self, *args: Any, **kwargs: Any) -> Any:
         try:
             return await super().send_packed_command(*args, **kwargs)  # type: ignore[misc]
-        except AttributeError as error:
+        except (AttributeError, RuntimeError) as error:
             raise _closed() from error
 
     async def read_response(self, *args: Any, **kwargs: Any) -> Any:
@@ -39,7 +39,7 @@ class _Telling:
 
 def _closed() -> exceptions.ConnectionError:
     """When a node fails, redis-py's cluster client closes the connections to it, those in use at that moment too: who
-    uses one meets an AttributeError."""
+    uses one meets an AttributeError, or the RuntimeError of a uvloop transport whose handler is closed."""
     return exceptions.ConnectionError("the connection was closed meanwhile")
 
 

@@ -24,6 +24,11 @@ def producer(producer_id: str, partition: int) -> str:
     return f"producer:{{{partition}}}:{producer_id}"
 
 
+def producer_epoch(producer_id: str) -> str:
+    """Epoch of the newest producer with an id that was given to it."""
+    return f"producer.epoch:{producer_id}"
+
+
 def seen(stream: str, partition: int, bucket: int) -> str:
     """Set of event ids accepted in one bucket of the deduplication window."""
     return f"seen:{{{partition}}}:{stream}:{bucket}"

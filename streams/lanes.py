@@ -35,33 +35,37 @@ class Lanes:
         self._send = send
         self._free_bytes = self._capacity = max_in_flight_bytes
         self._room = asyncio.Condition()
+        self._turn = asyncio.Lock()
         self._lanes: dict[tuple[str, int], _Lane] = {}
         self._posted: set[asyncio.Future[None]] = set()
         self._error: BaseException | None = None
 
     async def put(self, record: OutRecord) -> asyncio.Future[None]:
-        """Take a record as soon as there is room; returns the future of its send."""
+        """Take a record as soon as there is room; returns the future of its send.
+
+        Raises the error of its lane's last batch when that failed while this record waited for room: it must not be
+        written before those that failed.
+        """
+        lane = self._lane(record)
+        failures = lane.failures
         size = min(_size(record), self._capacity)  # one that is larger than all the room goes alone
-        async with self._room:
+        async with self._turn, self._room:  # by turns: a small record must not pass a large one that waits
             await self._room.wait_for(lambda: self._free_bytes >= size)
+            if lane.failures != failures and lane.error is not None:
+                raise lane.error
             self._free_bytes -= size
-        name, partition = record.stream, self._catalog.partition_of(record.key)
-        lane = self._lanes.get((name, partition))
-        if lane is None:
-            stream = self._catalog.stream(name)
-
-            async def send(records: Sequence[OutRecord]) -> None:
-                await self._send(name, partition, records)
-
-            lane = self._lanes[name, partition] = _Lane(
-                send, stream.batch_size, stream.max_batch_delay_ms / 1000, self._sent
-            )
         return lane.put(record)
 
     def forget(self, future: asyncio.Future[None]) -> None:
         """Let the next flush tell how a record's send ended."""
         self._posted.add(future)
         future.add_done_callback(self._settled)
+
+    def raise_failed(self) -> None:
+        """Raise the first error of a forgotten record since this was asked, once."""
+        error, self._error = self._error, None
+        if error is not None:
+            raise error
 
     async def flush(self) -> None:
         """Send what waits, and wait for it. Raises the first error of a forgotten record, once."""
@@ -71,9 +75,7 @@ class Lanes:
         if self._posted:
             await asyncio.wait(set(self._posted))
             await asyncio.sleep(0)  # their callbacks
-        error, self._error = self._error, None
-        if error is not None:
-            raise error
+        self.raise_failed()
 
     async def close(self) -> None:
         """Flush, and end the lanes' tasks."""
@@ -83,10 +85,28 @@ class Lanes:
             for lane in self._lanes.values():
                 await lane.end()
 
+    def _lane(self, record: OutRecord) -> _Lane:
+        name, partition = record.stream, self._catalog.partition_of(record.key)
+        lane = self._lanes.get((name, partition))
+        if lane is None:
+            stream = self._catalog.stream(name)
+
+            async def send(records: Sequence[OutRecord]) -> None:
+                await self._send(name, partition, records)
+
+            lane = self._lanes[name, partition] = _Lane(
+                send, stream.batch_size, stream.max_batch_delay_ms / 1000, self._sent, self._failed
+            )
+        return lane
+
     def _settled(self, future: asyncio.Future[None]) -> None:
         self._posted.discard(future)
-        if not future.cancelled() and future.exception() is not None:
-            self._error = self._error or future.exception()
+        if not future.cancelled():
+            future.exception()  # `_failed` has noted it
+
+    def _failed(self, futures: Sequence[asyncio.Future[None]], error: BaseException) -> None:
+        if self._error is None and any(future in self._posted for future in futures):
+            self._error = error
 
     async def _sent(self, records: Sequence[OutRecord]) -> None:
         async with self._room:
@@ -103,7 +123,11 @@ class _Lane:
         batch_size: int,
         delay_s: float,
         sent: Callable[[Sequence[OutRecord]], Awaitable[None]],
+        failed: Callable[[Sequence[asyncio.Future[None]], BaseException], None],
     ) -> None:
+        self.failures = 0
+        self.error: BaseException | None = None
+        self._failed = failed
         self._send = send
         self._batch_size = batch_size
         self._delay_s = delay_s
@@ -111,6 +135,7 @@ class _Lane:
         self._waiting: list[tuple[OutRecord, asyncio.Future[None]]] = []
         self._filled = asyncio.Event()
         self._hurry = asyncio.Event()
+        self._flushing = False
         self._idle = asyncio.Event()
         self._idle.set()
         self._task = asyncio.create_task(self._run())
@@ -125,7 +150,9 @@ class _Lane:
         return future
 
     def hurry(self) -> None:
+        """Send all that waits now, without any delay."""
         if self._waiting:
+            self._flushing = True
             self._hurry.set()
 
     async def idle(self) -> None:
@@ -138,12 +165,13 @@ class _Lane:
     async def _run(self) -> None:
         while True:
             await self._filled.wait()
-            if len(self._waiting) < self._batch_size and self._delay_s:
+            if len(self._waiting) < self._batch_size and self._delay_s and not self._flushing:
                 with suppress(TimeoutError):
                     await asyncio.wait_for(self._hurry.wait(), self._delay_s)
             batch, self._waiting = self._waiting[: self._batch_size], self._waiting[self._batch_size :]
             if not self._waiting:
                 self._filled.clear()
+                self._flushing = False
             if len(self._waiting) < self._batch_size:
                 self._hurry.clear()
             await self._send_batch(batch)
@@ -161,6 +189,14 @@ class _Lane:
             raise
         except Exception as failed:
             error = failed
+        if error is not None:
+            # What comes behind must not be written first: it fails too, and may be sent again in order.
+            batch = [*batch, *self._waiting]
+            self._waiting = []
+            self._filled.clear()
+            records = [record for record, _ in batch]
+            self.failures, self.error = self.failures + 1, error
+            self._failed([future for _, future in batch], error)
         for _, future in batch:
             if future.done():  # its caller has gone
                 continue

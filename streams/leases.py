@@ -57,7 +57,7 @@ class Leases:
     @property
     def heartbeat_s(self) -> float:
         """Seconds between two renewals."""
-        return self.lease_ms / 4000
+        return self.lease_ms / 8000
 
     async def acquire(self, partition: int) -> str | None:
         """Take a partition; returns the group's offset, or None when another member holds it.
@@ -101,8 +101,16 @@ class Leases:
         if partition not in self._held:
             raise LeaseLostError
 
-    async def commit(self, partition: int, expected_offset: str, records: Sequence[Record], outputs: Outputs) -> str:
-        """Commit one step; returns the new offset. Waits while an output stream is full.
+    async def commit(
+        self,
+        partition: int,
+        expected_offset: str,
+        records: Sequence[Record],
+        outputs: Outputs,
+        stopping: asyncio.Event | None = None,
+    ) -> str:
+        """Commit one step; returns the new offset. Waits while an output stream is full, until `stopping` is set: then
+        LeaseLostError says that the step was not committed.
 
         Raises LeaseLostError, StreamFencedError, NotDurableError (the step is committed, but not as durable as an
         output stream demands), ValueError for an output that is of another partition.
@@ -128,7 +136,8 @@ class Leases:
                 metrics.REFUSED.labels(self.stream.name, self.group, "FULL").inc()
                 groups = ", ".join(streams[answer.stream].groups)
                 log.warning("waiting: a stream is full", stream=answer.stream, groups=groups, backlog=answer.backlog)
-            await asyncio.sleep(_FULL_PAUSE_S)
+            if await pause(stopping or asyncio.Event(), _FULL_PAUSE_S):
+                raise LeaseLostError
         metrics.REFUSED.labels(self.stream.name, self.group, answer.status).inc()
         if answer.status == "FENCED":
             raise StreamFencedError(answer.strategy, answer.generation)

@@ -125,10 +125,11 @@ class Processor:
                     found = await read(self._leases.redis, self._leases.stream, {partition: offset}, count)
                     for records in found.values():
                         failpoints.hit("process.read")
-                        offset = await self._step(partition, offset, records, attempts)
+                        offset = await self._step(partition, offset, records, attempts, release)
                         setbacks.over()
             except LeaseLostError:
-                self._leases.forget(partition)
+                if not release.is_set():
+                    self._leases.forget(partition)
             except ConfigurationError:
                 raise
             except Exception as error:  # whatever it was, the records are still there
@@ -137,13 +138,15 @@ class Processor:
         with suppress(*AWAY):  # the lease ends by itself
             await self._leases.release(partition)
 
-    async def _step(self, partition: int, offset: str, records: Sequence[Record], attempts: Attempts) -> str:
+    async def _step(
+        self, partition: int, offset: str, records: Sequence[Record], attempts: Attempts, release: asyncio.Event
+    ) -> str:
         given_up = attempts.given_up(records)
         while True:
             outputs = Outputs(dead=[given_up]) if given_up else await self._transformed(partition, records, attempts)
             failpoints.hit("process.transformed")
             try:
-                return await self._leases.commit(partition, offset, records, outputs)
+                return await self._leases.commit(partition, offset, records, outputs, release)
             except StreamFencedError as fenced:
                 if self._on_fenced is None:
                     raise

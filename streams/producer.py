@@ -88,7 +88,8 @@ class Producer:
         max_wait_s: float = MAX_WAIT_S,
         max_in_flight_bytes: int = MAX_IN_FLIGHT_BYTES,
     ) -> None:
-        """A `producer_id` makes a name of its own, and must not be used twice at once; default: a new one.
+        """A `producer_id` makes a name of its own: the last producer that begins with it (by `async with`, or its first
+        send) fences those before. Default: a new one.
 
         `max_wait_s` is how long a send waits for a server that is away, a stream that is full or a disk that is slow;
         `max_in_flight_bytes` is how much `send` and `post` hold in memory before they wait.
@@ -97,13 +98,18 @@ class Producer:
         self._catalog = catalog
         self._id = producer_id or uuid.uuid4().hex
         self._max_wait_s = max_wait_s
-        first_epoch = time.time_ns() // 1000  # newer than an earlier process's, unless the clock stepped back
-        self._partitions: dict[int, _Partition] = defaultdict(lambda: _Partition(first_epoch))
+        self._must_claim = producer_id is not None
+        self._first_epoch = time.time_ns() // 1000
+        self._partitions: dict[int, _Partition] = defaultdict(lambda: _Partition(self._first_epoch))
         self._checked: set[str] = set()
         self._checking = asyncio.Lock()
+        self._introductions_failed = 0
+        self._introduction_error: Exception | None = None
         self._lanes = Lanes(catalog, self._send_lane, max_in_flight_bytes)
 
     async def __aenter__(self) -> Producer:
+        async with self._checking:
+            await self._claim()
         return self
 
     async def __aexit__(
@@ -144,8 +150,10 @@ class Producer:
     async def post(self, record: OutRecord) -> None:
         """Append a record in the background; returns as soon as there is room for it in memory.
 
-        What goes wrong is raised by the next `flush`, for all records since the last.
+        What goes wrong is raised by the next `post` or `flush`, once. What was posted behind a record that failed, in
+        its partition, failed too: post again from the first that is not known to be there.
         """
+        self._lanes.raise_failed()
         await self._check(self._catalog.stream(record.stream), [record])
         self._lanes.forget(await self._lanes.put(record))
 
@@ -162,15 +170,34 @@ class Producer:
             raise InvalidInputError.of_field(
                 "event_id", f"is required on {stream.name}: the record's {stream.idempotency_field}"
             )
-        if stream.name in self._checked:
-            return
-        async with self._checking:  # in the order of arrival, which the records keep
-            if stream.name not in self._checked:
-                await require_partitions(self._redis, self._catalog)
-                durability = Durability.of(stream)
-                if durability is not None:
-                    await durability.require(self._redis)
-                self._checked.add(stream.name)
+        failures = self._introductions_failed
+        async with self._checking:  # everyone waits here, in the order of arrival, which the records keep
+            if self._introductions_failed != failures and self._introduction_error is not None:
+                raise self._introduction_error  # who waited behind one that failed must not be written before it
+            deadline = time.monotonic() + self._max_wait_s
+            while stream.name not in self._checked:
+                try:
+                    await self._introduce(stream)
+                except AWAY as error:
+                    if time.monotonic() > deadline:
+                        self._introductions_failed, self._introduction_error = failures + 1, error
+                        raise
+                    await asyncio.sleep(_MAX_PAUSE_S * random.uniform(0.1, 0.5))
+
+    async def _introduce(self, stream: Stream) -> None:
+        """Ask the server what must be known before the first record of a stream."""
+        await require_partitions(self._redis, self._catalog)
+        await self._claim()
+        durability = Durability.of(stream)
+        if durability is not None:
+            await durability.require(self._redis)
+        self._checked.add(stream.name)
+
+    async def _claim(self) -> None:
+        """Take the name over from whoever had it before: a higher epoch, even if this clock was set back."""
+        if self._must_claim:
+            self._first_epoch = await scripts.claim(self._redis, self._id, self._first_epoch)
+            self._must_claim = False
 
     async def _send_lane(self, stream: str, partition: int, records: Sequence[OutRecord]) -> SendResult:
         accepted = duplicates = 0

@@ -22,11 +22,12 @@ BLOCK_MS = 200
 
 
 async def read(
-    redis: Client, stream: Stream, offsets: Mapping[int, str], count: int, block_ms: int = BLOCK_MS
+    redis: Client, stream: Stream, offsets: Mapping[int, str], count: int, block_ms: int | None = BLOCK_MS
 ) -> dict[int, list[Record]]:
-    """Read up to `count` entries of each partition after its offset; waits for the first. Empty when none came."""
+    """Read up to `count` entries of each partition after its offset; waits for the first, up to `block_ms` (None: does
+    not wait). Empty when none came."""
     if len(offsets) > 1 and isinstance(redis, RedisCluster):
-        return await _read_each(redis, stream, offsets, count, block_ms)
+        return await _read_each(redis, stream, offsets, count, block_ms or 0)
     by_key = {keys.entries(stream.name, partition).encode(): partition for partition in offsets}
     positions = {key: offsets[partition] for key, partition in by_key.items()}
     answer: Any = await redis.xread(cast(Any, positions), count=count, block=block_ms)
@@ -49,7 +50,7 @@ async def _read_each(
     """Read partitions that are on different servers: no command waits for all of them, so look again often."""
     deadline = time.monotonic() + block_ms / 1000
     while True:
-        each = await asyncio.gather(*(read(redis, stream, {p: offset}, count, 1) for p, offset in offsets.items()))
+        each = await asyncio.gather(*(read(redis, stream, {p: offset}, count, None) for p, offset in offsets.items()))
         found = {partition: records for answer in each for partition, records in answer.items()}
         if found or time.monotonic() > deadline:
             return found

@@ -76,6 +76,11 @@ async def produce(
     return Produced(status, at=int(answer[1]), known_epoch=int(answer[2]) if status == "GAP" else 0)
 
 
+async def claim(redis: Client, producer_id: str, clock_us: int) -> int:
+    """Epoch of a producer that starts: above those of all that had its id before."""
+    return int(await _SCRIPTS.run(redis, "claim", (keys.producer_epoch(producer_id),), (clock_us,)))
+
+
 @dataclass(frozen=True, slots=True)
 class Lease:
     """A member's right to process a partition, until it is renewed or lost. `epoch` is the fencing token."""

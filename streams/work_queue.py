@@ -183,12 +183,13 @@ class WorkQueue:
             await self._end(job, poison)
         except _WAITING as error:
             log.warning("a job waits for something: trying again later", error=str(error), **job.about())
+            del self._under_way[job]
             with suppress(RedisError, OSError):  # at worst, it has used an attempt
                 await self._jobs.keep(job.record.partition, {job.record.entry_id: job.attempt - 1})
         except Exception as error:
             log.warning("a job failed: trying again later", exc_info=error, **job.about())
         finally:
-            del self._under_way[job]
+            self._under_way.pop(job, None)
             self._slots.release()
 
     async def _do(self, job: Job) -> Poison | None:
