@@ -29,7 +29,7 @@ up: setup ## Run the mesh: three gRPC services, the gateway and an embedded Redi
 	$(BIN)/quantmesh up $(ARGS)
 
 test: setup ## Run all tests (ARGS=... goes to pytest)
-	$(BIN)/python -m pytest -n $(WORKERS) --dist loadgroup $(ARGS)
+	$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile $(ARGS)
 
 test-topologies: setup ## Run the streams' tests on a cluster, behind Sentinels, and on Redis 6.2
 	for topology in cluster sentinel redis62; do \

@@ -2,11 +2,7 @@
 
 from __future__ import annotations
 
-import pytest
-
 from examples.us_equities.job import Report
-
-pytestmark = pytest.mark.xdist_group("mesh")
 
 
 def test_every_record_is_there_once(replayed: Report) -> None:

@@ -14,8 +14,6 @@ import pytest
 from examples.us_equities.job import Report
 from tests.mesh import RunningMesh
 
-pytestmark = pytest.mark.xdist_group("mesh")
-
 README = Path(__file__).parents[3] / "README.md"
 CALLS = README.read_text().split("## Call it")[1].split("## What it promises")[0]
 BLOCKS = [
@@ -78,7 +76,7 @@ def test_example_runs(mesh: RunningMesh, replayed: Report, language: str, text: 
         return  # the first sets up the terminal; nothing was given up on
     elif "GetOnlineFeaturesRequest" in text:
         assert "AAPL of 2019-01-17: 17 of 17 values are not OK" in done.stdout
-        assert re.search(r"^AAPL [+-]\d\.\d{5} by [0-9a-f]{12}, generation 3$", done.stdout, re.M)
+        assert re.search(r"^AAPL [+-]\d\.\d{5} by [0-9a-f]{12}, generation \d+$", done.stdout, re.M)
     else:
         assert done.stdout.strip()
 

@@ -6,14 +6,11 @@ import asyncio
 
 import grpc.aio
 import httpx
-import pytest
 
 from examples.us_equities.deployment import STRATEGY, Operator
 from examples.us_equities.job import Report
 from quantmesh.inference.v1 import inference_service_pb2, inference_service_pb2_grpc
 from tests.mesh import RunningMesh
-
-pytestmark = pytest.mark.xdist_group("mesh")
 
 SWAPS = 20
 

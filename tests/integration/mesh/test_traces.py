@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import httpx
-import pytest
 from redis.asyncio import Redis
 
 from examples.us_equities.job import Report
@@ -14,8 +13,6 @@ from streams import keys
 from tests.mesh import RunningMesh
 from tests.otlp import Collector
 from tests.waiting import until
-
-pytestmark = pytest.mark.xdist_group("mesh")
 
 
 async def test_a_rest_call_is_one_trace_down_to_inference(

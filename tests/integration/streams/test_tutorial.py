@@ -15,8 +15,6 @@ from redis import Redis
 
 from runtime.embedded_redis import EmbeddedRedis
 
-pytestmark = pytest.mark.xdist_group("streams_tutorial")
-
 ROOT = Path(__file__).parents[3]
 PAGE = (ROOT / "docs" / "streams.md").read_text()
 EXAMPLE = ROOT / "examples" / "streams_tutorial"
