@@ -1,106 +1,73 @@
-"""How near the fabric comes to a bare Lua script: `python -m bench.streams`.
+"""What the streaming fabric does on this machine, against its targets: `python -m bench.streams`.
 
-The floor adds the same batches of 200-byte records by a script that does nothing else. Each row is the median of the
-rounds; client and server share the machine, so read the ratios.
+One run, one server of its own. Clients and server share the machine, so of the rates read the ratios; the load of the
+machine is in every title. docs/performance.md explains the figures.
 """
 
 from __future__ import annotations
 
-import os
+import argparse
 import tempfile
 import time
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Coroutine
 from pathlib import Path
-from statistics import median
+from typing import Any
 
 import uvloop
-from redis.asyncio import Redis
-from rich.console import Console
-from rich.table import Table
 
-from runtime.embedded_redis import EmbeddedRedis
-from streams import Outputs, OutRecord, Processor, Producer, Record, keys, load_catalog
+from bench import streams_latency, streams_members, streams_memory, streams_peer, streams_report, streams_throughput
+from runtime.embedded_redis import EmbeddedRedis, server_binary
 
-RECORDS = 100_000
-BATCH = 500
-ROUNDS = 5
-PAYLOAD = os.urandom(200)
-CATALOG = load_catalog(partitions=4)
-KEY = {CATALOG.partition_of(f"K{n}"): f"K{n}" for n in range(100)}
-_ADD = "for i = 1, #ARGV do redis.call('XADD', KEYS[1], '*', 'payload', ARGV[i]) end"
-
-
-async def floor(redis: Redis) -> None:
-    """A bare script, one batch at a time."""
-    add = redis.register_script(_ADD)
-    batch = [PAYLOAD] * BATCH
-    for n in range(RECORDS // BATCH):
-        await add(keys=[keys.entries("features.raw", n % CATALOG.partitions)], args=batch)
-
-
-async def produce(redis: Redis) -> None:
-    """The producer: epoch, sequence, one batch at a time."""
-    producer = Producer(redis, CATALOG)
-    batches = {p: [OutRecord("features.raw", key, PAYLOAD)] * BATCH for p, key in KEY.items()}
-    for n in range(RECORDS // BATCH):
-        await producer.send_many(batches[n % CATALOG.partitions])
-
-
-async def process(redis: Redis) -> None:
-    """One processor: read, transform (a copy), commit outputs and offset."""
-    done = 0
-
-    async def copy(partition: int, records: Sequence[Record]) -> Outputs:
-        nonlocal done
-        done += len(records)
-        if done >= RECORDS:
-            processor.stop()
-        return Outputs([OutRecord("features.pit", KEY[partition], record.payload) for record in records])
-
-    processor = Processor(redis, CATALOG, "features.raw", copy, batch_size=BATCH)
-    await processor.run()
-
-
-async def timed(work: Callable[[Redis], Awaitable[None]], redis: Redis) -> float:
-    """Records per second."""
-    started = time.perf_counter()
-    await work(redis)
-    return RECORDS / (time.perf_counter() - started)
-
-
-async def measure(url: str) -> dict[str, float]:
-    """Median records per second of each kind of work, the rounds interleaved."""
-    rates: dict[str, list[float]] = {"floor": [], "produce": [], "process": []}
-    async with Redis.from_url(url) as redis:
-        for _ in range(ROUNDS):
-            await redis.flushall()
-            rates["floor"].append(await timed(floor, redis))
-            await redis.flushall()
-            rates["produce"].append(await timed(produce, redis))
-            rates["process"].append(await timed(process, redis))
-            lengths = [await redis.xlen(keys.entries("features.pit", p)) for p in range(CATALOG.partitions)]
-            assert sum(lengths) == RECORDS, f"{sum(lengths)} records of {RECORDS} came out"
-    return {name: median(values) for name, values in rates.items()}
+SECTIONS = ("throughput", "latency", "members", "memory")
 
 
 def main() -> None:
     """Measure and print."""
+    arguments = _arguments()
+    quick, only = arguments.quick, arguments.only
+    print(f"{streams_report.machine()}; server {Path(server_binary()).name}", flush=True)
+    began = time.monotonic()
+    if "throughput" in only:
+        peer = streams_peer.environment()
+        records, rounds = (20_000, 3) if quick else (100_000, 5)
+        _section(lambda url: streams_throughput.measure(url, records, rounds, peer))
+    if "latency" in only:
+        _section(lambda url: _one(streams_latency.measure(url, 3 if quick else 10)))
+    if "members" in only:
+        _section(lambda url: _one(streams_members.measure(url, 1 if quick else 7)))
+    if "memory" in only:
+        count = 10_000_000 if arguments.memory else 200_000 if quick else 1_000_000
+        _section(lambda url: _one(streams_memory.measure(url, count)))
+    print(f"measured in {time.monotonic() - began:.0f} s")
+
+
+def _section(measure: Callable[[str], Awaitable[list[streams_report.Section]]]) -> None:
+    """Measure with a server of its own, and print."""
+
+    async def measured(url: str) -> list[streams_report.Section]:
+        return await measure(url)
+
+    machine = streams_report.Machine()
     with tempfile.TemporaryDirectory() as directory, EmbeddedRedis(Path(directory)) as server:
-        rates = uvloop.run(measure(server.url))
-    load = os.getloadavg()[0]
-    table = Table(
-        title=f"{RECORDS:,} records of {len(PAYLOAD)} bytes, batches of {BATCH}, median of {ROUNDS}, load {load:.1f}"
-    )
-    for column in ("what", "records/s", "of the floor"):
-        table.add_column(column, justify="left" if column == "what" else "right")
-    names = {
-        "floor": "bare Lua script (the floor)",
-        "produce": "exactly-once produce",
-        "process": "exactly-once consume → transform → produce",
-    }
-    for name, label in names.items():
-        table.add_row(label, f"{rates[name]:,.0f}", f"{rates[name] / rates['floor']:.0%}")
-    Console().print(table)
+        sections = uvloop.run(measured(server.url))
+    others = machine.others()
+    for section in sections:
+        section.print(others)
+
+
+async def _one(section: Coroutine[Any, Any, streams_report.Section]) -> list[streams_report.Section]:
+    return [await section]
+
+
+def _arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="python -m bench.streams", description=__doc__.splitlines()[0])
+    parser.add_argument("--quick", action="store_true", help="less of everything, in less than a minute")
+    parser.add_argument("--memory", action="store_true", help="memory alone, over 10 million records")
+    parser.add_argument("--only", nargs="+", choices=SECTIONS, default=SECTIONS, help="these sections")
+    arguments = parser.parse_args()
+    if arguments.memory:
+        arguments.only = ("memory",)
+    return arguments
 
 
 if __name__ == "__main__":

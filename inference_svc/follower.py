@@ -97,7 +97,7 @@ class Follower:
             for task in (*done, *self._broken):
                 task.result()  # raises what a bug raised
         finally:
-            await asyncio.gather(*map(ended, [*work, *self._pursuits.values()]))
+            await ended(*work, *self._pursuits.values())
         try:
             await self._board.remove(self._replica_id)
         except (RedisError, OSError) as error:  # the entry ends by itself

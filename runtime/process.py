@@ -87,15 +87,22 @@ def vital(name: str, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
     return task
 
 
-async def ended(task: asyncio.Task[Any]) -> None:
-    """Cancel a task until it has ended.
+async def ended(*tasks: asyncio.Task[Any]) -> None:
+    """Cancel tasks until all have ended, even when the caller is cancelled meanwhile, which is raised afterwards.
 
     Once may not be enough: `asyncio.wait_for` of Python 3.11, within which redis-py sends, loses a cancellation that
     comes at the same moment as the answer (gh-86296, mended in 3.12).
     """
-    while not task.done():
-        task.cancel()
-        await asyncio.wait({task}, timeout=0.05)
+    cancelled = False
+    while left := [task for task in tasks if not task.done()]:
+        for task in left:
+            task.cancel()
+        try:
+            await asyncio.wait(left, timeout=0.05)
+        except asyncio.CancelledError:
+            cancelled = True
+    if cancelled:
+        raise asyncio.CancelledError
 
 
 def required_redis_url(settings: MeshSettings, service: str) -> str:

@@ -3,14 +3,20 @@
 from streams.catalog import Catalog, Stream, load_catalog
 from streams.consumer import Batch, Consumer
 from streams.fences import raise_fences
+from streams.inbox import Inbox
+from streams.jobs import Job
 from streams.processor import Processor
 from streams.producer import Producer, ProducerFencedError, SendResult
 from streams.records import Outputs, OutRecord, Poison, Record
+from streams.repartition import repartition
+from streams.work_queue import WorkQueue
 
 __all__ = [
     "Batch",
     "Catalog",
     "Consumer",
+    "Inbox",
+    "Job",
     "OutRecord",
     "Outputs",
     "Poison",
@@ -20,6 +26,8 @@ __all__ = [
     "Record",
     "SendResult",
     "Stream",
+    "WorkQueue",
     "load_catalog",
     "raise_fences",
+    "repartition",
 ]

@@ -72,8 +72,7 @@ class Consumer:
                 renewing.result()
             await consuming
         finally:
-            for task in (renewing, consuming):
-                await ended(task)
+            await ended(renewing, consuming)
 
     def stop(self) -> None:
         """Make `run` finish the step under way and return."""

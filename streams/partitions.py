@@ -16,6 +16,11 @@ async def require_partitions(redis: Client, catalog: Catalog) -> None:
     """
     await redis.set(keys.PARTITIONS, catalog.partitions, nx=True)
     bound = int(await redis.get(keys.PARTITIONS) or 0)
+    if bound == 0:
+        raise ConfigurationError(
+            "the streams of this Redis are being given more partitions: start again when that is done",
+            reason="PARTITIONS_MOVING",
+        )
     if bound != catalog.partitions:
         raise ConfigurationError(
             f"the streams of this Redis have {bound} partitions, not {catalog.partitions}: set QUANTMESH_PARTITIONS to "

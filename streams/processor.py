@@ -83,8 +83,7 @@ class Processor:
             with suppress(*AWAY):  # it will be found silent
                 await self._leases.live_members(leave=True)
         finally:
-            for task in (heartbeat, stopping, *(owner for _, owner in self._owners.values())):
-                await ended(task)
+            await ended(heartbeat, stopping, *(owner for _, owner in self._owners.values()))
 
     def stop(self) -> None:
         """Make `run` finish the steps under way, give the partitions back and return."""

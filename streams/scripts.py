@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from runtime.errors import ConfigurationError
 from runtime.lua import Scripts
 from runtime.redis_client import Client
 from streams import keys
@@ -209,13 +210,21 @@ async def _durable(
 async def acquire(
     redis: Client, stream: Stream, group: str, partition: int, owner: str, lease_ms: int
 ) -> tuple[Lease, str] | None:
-    """Take a partition's lease; returns it with the group's offset, or None when another member holds it."""
+    """Take a partition's lease; returns it with the group's offset, or None when another member holds it.
+
+    Raises ConfigurationError (reason GROUP_IS_WORK_QUEUE).
+    """
     key_names = (
         keys.group(stream.name, group, partition),
         keys.entries(stream.name, partition),
         keys.appended(stream.name, partition),
     )
     epoch, offset = await _SCRIPTS.run(redis, "acquire", key_names, (owner, lease_ms, group))
+    if epoch < 0:
+        raise ConfigurationError(
+            f"group {group} of {stream.name} is a work queue: a processor or a consumer needs a group of its own",
+            reason="GROUP_IS_WORK_QUEUE",
+        )
     return (Lease(owner, int(epoch)), offset.decode()) if epoch else None
 
 

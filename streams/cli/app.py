@@ -158,6 +158,19 @@ def rebalance(
     changing.rebalance(ctx.obj, stream, group, wait_s, as_json)
 
 
+@app.command(epilog=_examples("repartition 8 --yes"))
+def repartition(
+    ctx: typer.Context,
+    partitions: Annotated[int, typer.Argument(help="The new number, higher than the present one.", show_default=False)],
+    yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Add partitions, while everything is drained and stopped; docs/streams.md has the procedure."""
+    from streams.cli import changing
+
+    changing.repartition(ctx.obj, partitions, yes, as_json)
+
+
 @app.command(epilog=_examples("verify orders", "verify features.pit --json"))
 def verify(ctx: typer.Context, stream: StreamName, as_json: Json = False) -> None:
     """Audit a stream: gaps, duplicates, order for each key, payloads. Exit code 1 when something is wrong."""

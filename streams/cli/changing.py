@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,8 @@ from streams.catalog import Catalog
 from streams.cli.place import confirm, run
 from streams.operations import groups
 from streams.operations.inspect import states_of
+from streams.repartition import Moved
+from streams.repartition import repartition as add_partitions
 
 
 def drop_group(catalog_path: Path | None, stream: str, group: str, yes: bool, as_json: bool) -> None:
@@ -27,6 +30,21 @@ def drop_group(catalog_path: Path | None, stream: str, group: str, yes: bool, as
         as_json,
         {"stream": stream, "group": group, "dropped": True},
         f"Nobody waits for group {group} of {stream} any more, until a member of it comes back.",
+    )
+
+
+def repartition(catalog_path: Path | None, partitions: int, yes: bool, as_json: bool) -> None:
+    """Add partitions, and show what was moved."""
+    confirm(yes, f"Grow to {partitions} partitions? Every process must be stopped, and the data saved.")
+
+    async def work(redis: Client, catalog: Catalog) -> Moved:
+        return await add_partitions(redis, catalog, partitions)
+
+    moved = asdict(run(catalog_path, as_json, work))
+    show(
+        as_json,
+        moved,
+        table(f"Set QUANTMESH_PARTITIONS={partitions} everywhere", ("what", "count"), list(moved.items())),
     )
 
 

@@ -2,7 +2,10 @@
 -- dropped counts again from here on.
 -- KEYS: group state, entries, appended
 -- ARGV: owner, lease ms, group
--- Returns {epoch, offset}; epoch 0 when another member holds it.
+-- Returns {epoch, offset}; epoch 0 when another member holds it, -1 when the group is a work queue.
+if redis.call('HGET', KEYS[1], 'mode') == 'work_queue' then
+  return {-1, ''}
+end
 local now = redis.call('TIME')
 local now_ms = tonumber(now[1]) * 1000 + math.floor(tonumber(now[2]) / 1000)
 local known = redis.call('HMGET', KEYS[1], 'owner', 'until_ms', 'offset')

@@ -16,7 +16,13 @@ if lease[1] ~= ARGV[2] or lease[2] ~= ARGV[3] then
 end
 local offset = lease[3] or '0-0'
 if offset ~= ARGV[4] then
-  return {'OFFSET_MOVED', offset}
+  if offset ~= ARGV[5] then
+    return {'OFFSET_MOVED', offset}
+  end
+  -- Under this lease only its owner moves the offset: this very step is committed, and its answer was lost. It writes,
+  -- too: a WAITAOF that follows waits for nothing otherwise.
+  redis.call('HSET', KEYS[2], 'offset', offset)
+  return {'OK'}
 end
 local at = 11
 local function take()

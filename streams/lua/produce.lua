@@ -21,7 +21,8 @@ local last = 0
 if epoch == known_epoch then
   last = tonumber(known[2] or '0')
   if first + count - 1 <= last then
-    -- A retry of a batch whose answer was lost.
+    -- A retry of a batch whose answer was lost. It writes, too: a WAITAOF that follows waits for nothing otherwise.
+    redis.call('PEXPIRE', KEYS[2], keep_state_ms)
     return cjson.decode(known[3])
   end
 end
