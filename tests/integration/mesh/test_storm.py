@@ -40,12 +40,12 @@ async def test_no_request_fails_during_twenty_promotes_and_rollbacks(mesh: Runni
     async def swap(channel: grpc.aio.Channel) -> None:
         operator = Operator(channel)
         for number in range(SWAPS):
-            before = sum(counts.values())
+            before = dict(counts)
             if number % 2:
                 await operator.roll_back("storm")
             else:  # the first version serves: the job ended with a rollback to it, as each pair of steps does
                 await operator.promote(replayed.versions[1], "storm")
-            while sum(counts.values()) < before + 20:  # each model answers some
+            while counts["grpc"] < before["grpc"] + 15 or counts["rest"] < before["rest"] + 3:  # each model answers some
                 await asyncio.sleep(0.001)
 
     async with (
@@ -59,8 +59,8 @@ async def test_no_request_fails_during_twenty_promotes_and_rollbacks(mesh: Runni
         await asyncio.wait([*storm, swapping], return_when=asyncio.FIRST_COMPLETED)
         ended.set()
         await asyncio.gather(*storm, swapping)
-    assert counts["grpc"] > 200
-    assert counts["rest"] > 50
+    assert counts["grpc"] >= SWAPS * 15
+    assert counts["rest"] >= SWAPS * 3
     assert set(answers) == set(replayed.versions)
     # One row has one prediction by each version, whoever asked and when.
     assert all(len(predictions) == 1 for predictions in answers.values()), answers
