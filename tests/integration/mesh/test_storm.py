@@ -45,7 +45,8 @@ async def test_no_request_fails_during_twenty_promotes_and_rollbacks(mesh: Runni
                 await operator.roll_back("storm")
             else:  # the first version serves: the job ended with a rollback to it, as each pair of steps does
                 await operator.promote(replayed.versions[1], "storm")
-            while counts["grpc"] < before["grpc"] + 15 or counts["rest"] < before["rest"] + 3:  # each model answers some
+            # Each model answers some, both ways.
+            while counts["grpc"] < before["grpc"] + 15 or counts["rest"] < before["rest"] + 3:
                 await asyncio.sleep(0.001)
 
     async with (
