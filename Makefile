@@ -33,7 +33,8 @@ test: setup ## Run all tests (ARGS=... goes to pytest)
 
 test-topologies: setup ## Run the streams' tests on a cluster, behind Sentinels, and on Redis 6.2
 	for topology in cluster sentinel redis62; do \
-		QUANTMESH_TEST_TOPOLOGY=$$topology $(BIN)/python -m pytest -n $(WORKERS) tests/integration/streams tests/integration/modelstore || exit 1; \
+		QUANTMESH_TEST_TOPOLOGY=$$topology $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile tests/integration/streams tests/integration/modelstore \
+			--ignore tests/integration/streams/test_tutorial.py --ignore tests/integration/streams/test_topologies.py || exit 1; \
 	done
 
 chaos: setup ## Kill the streams' processes in 240 seeded schedules, count what came of it (ARGS='--seeds 17')
