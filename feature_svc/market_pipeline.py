@@ -82,7 +82,7 @@ class MarketPipeline:
         skipped: Counter[str] = Counter()
         for batch in batches:
             for record in batch.records:
-                outcome = self._placed(record) or self._take(self._market, record)
+                outcome = self._take(self._market, record, placed=True)
                 if isinstance(outcome, Close):
                     closes.append(outcome)
                 elif isinstance(outcome, Violation):
@@ -98,24 +98,16 @@ class MarketPipeline:
         self._observe(read_to_the_end=all(len(batch.records) < self._batch_size for batch in batches))
         return dead
 
-    def _placed(self, record: Record) -> Violation | None:
-        """A tick in a partition that is not its symbol's has no place in the symbol's order.
-
-        Closes that were kept from before partitions were added may be: they are where their symbols were then.
+    def _take(self, market: Market, record: Record, *, placed: bool = False) -> Close | Taken | Violation:
+        """Give a record to the market. `placed`: its partition must be its symbol's, or it has no place in the symbol's
+        order; closes that were kept from before partitions were added are where their symbols were then.
         """
-        try:
-            symbol = convert.parse_tick(record.payload).symbol
-        except convert.UnparsableError:
-            return None  # said by whoever takes it
-        if self._catalog.partition_of(symbol) == record.partition:
-            return None
-        return Violation("WRONG_PARTITION", "symbol", f"is not of partition {record.partition}")
-
-    def _take(self, market: Market, record: Record) -> Close | Taken | Violation:
         try:
             tick = convert.parse_tick(record.payload)
         except convert.UnparsableError as error:
             return Violation("UNPARSABLE", "payload", str(error))
+        if placed and self._catalog.partition_of(tick.symbol) != record.partition:
+            return Violation("WRONG_PARTITION", "symbol", f"is not of partition {record.partition}")
         outcome = market.accept(tick, appended_us(record), self._skew_us, record.traceparent)
         if outcome is Taken.CLOSE and tick.event_time_us is not None:
             return Close(record, tick.event_time_us)

@@ -14,10 +14,9 @@ from quantmesh.feature.v1 import feature_service_pb2 as pb
 from quantmesh.feature.v1 import feature_service_pb2_grpc
 from runtime import telemetry, times
 from runtime.errors import InvalidInputError
-from runtime.validation import Violations, request_id
+from runtime.validation import MAX_REQUEST_ID_CHARS, Violations, request_id
 
 SERVICE_NAME = pb.DESCRIPTOR.services_by_name["FeatureService"].full_name
-MAX_REQUEST_ID_CHARS = 128
 
 
 class FeatureServicer(feature_service_pb2_grpc.FeatureServiceServicer):
