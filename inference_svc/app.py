@@ -9,8 +9,10 @@ from uuid import uuid4
 import structlog
 
 from inference_svc import metrics
+from inference_svc.admission import Admission
+from inference_svc.batcher import Batcher
 from inference_svc.follower import Follower
-from inference_svc.loader import Loader, say_what_runs
+from inference_svc.loader import Loader
 from inference_svc.predict import Predictor
 from inference_svc.registry import Registry
 from inference_svc.scorer import STREAM, Scorer
@@ -32,11 +34,14 @@ log = structlog.get_logger()
 class Inference:
     """A replica that is up."""
 
-    def __init__(self, server: MeshServer, follower: Follower, scorer: Scorer, lag: LagMonitor, redis: Client) -> None:
+    def __init__(
+        self, server: MeshServer, follower: Follower, scorer: Scorer, lag: LagMonitor, batcher: Batcher, redis: Client
+    ) -> None:
         self._server = server
         self._follower = follower
         self._scorer = scorer
         self._lag = lag
+        self._batcher = batcher
         self._redis = redis
         self._tasks = [
             vital("follower", follower.run()),
@@ -62,6 +67,7 @@ class Inference:
         self._follower.stop()
         await asyncio.gather(*self._tasks)
         await self._server.drain()
+        self._batcher.close()
         await self._redis.aclose()
 
 
@@ -72,7 +78,6 @@ async def build(settings: InferenceSettings) -> Inference:
     Raises UnavailableError (REDIS_NOT_CONFIGURED, REDIS_UNAVAILABLE), PortInUseError.
     """
     redis_url = required_redis_url(settings, "inference_svc")
-    say_what_runs(settings.gpu_enabled)
     metrics.TARGET_SECONDS.set(settings.p99_ms_target / 1000)
     redis = connect(redis_url)
     try:
@@ -81,14 +86,20 @@ async def build(settings: InferenceSettings) -> Inference:
         follower = Follower(
             DeploymentStore(redis),
             ReplicaBoard(redis),
-            Loader(ArtifactStore(settings.home / "models"), warm_up=settings.model_warmup),
+            Loader(ArtifactStore(settings.home / "models"), settings),
             registry,
             replica_id(settings.inference_port),
         )
         await follower.start()
+        batcher = Batcher(
+            Admission(settings.p99_ms_target / 1000, settings.queue_rows),
+            most_rows=settings.batch_size,
+            threads=settings.threads,
+            deterministic=settings.deterministic,
+        )
         server = MeshServer(ServerConfig.of(settings, settings.inference_port, "QUANTMESH_INFERENCE_PORT"))
         inference_service_pb2_grpc.add_InferenceServiceServicer_to_server(
-            InferenceServicer(Predictor(registry, settings.max_batch_rows), registry, settings.p99_ms_target),
+            InferenceServicer(Predictor(registry, batcher, settings.max_batch_rows), registry, settings.p99_ms_target),
             server.server,
         )
         await server.start([SERVICE_NAME])
@@ -99,7 +110,7 @@ async def build(settings: InferenceSettings) -> Inference:
     catalog = load_catalog(settings.partitions)
     scorer = Scorer(redis, catalog, registry, follower, settings.batch_size)
     lag = LagMonitor(redis, catalog, [(STREAM, catalog.stream(STREAM).group)])
-    return Inference(server, follower, scorer, lag, redis)
+    return Inference(server, follower, scorer, lag, batcher, redis)
 
 
 def replica_id(port: int) -> str:

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+from functools import cache
+
 from prometheus_client import Counter, Gauge, Histogram
 
 PREDICTIONS = Counter("quantmesh_inference_predictions_total", "Rows scored over gRPC.", ["strategy"])
+predictions = cache(PREDICTIONS.labels)
+"""The counter of a strategy: looked up once. Strategies are those of deployments, so they are few."""
 SECONDS = Histogram(
     "quantmesh_inference_seconds",
     "Time in the service of a call that succeeded, seconds.",

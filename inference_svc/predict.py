@@ -1,39 +1,86 @@
-"""Predict and BatchPredict as a use case: check what came, score it, check what comes out.
+"""Scoring a request as a use case: the model of a name, rows that it can take, a place in the queue, the answer.
 
-Knows neither protobuf nor gRPC. One row takes the short way: no list of faults is made until there is a fault.
+Knows neither protobuf nor a transport.
 """
 
 from __future__ import annotations
 
 import asyncio
-import math
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from itertools import chain
+from collections.abc import Mapping
 
-import numpy as np
-from numpy.typing import NDArray
-
-from inference_svc.registry import LoadedModel, Registry, Target
-from runtime.errors import FailedPreconditionError, InvalidInputError, ResourceExhaustedError
+from inference_svc.admission import USUAL, Terms
+from inference_svc.batcher import Batcher
+from inference_svc.lane import Work
+from inference_svc.registry import Registry, Target
+from inference_svc.rows import Matrix, Path, check
+from runtime.errors import ResourceExhaustedError
 from runtime.validation import MAX_REQUEST_ID_CHARS, Violations
-
-INLINE_ROWS = 64
-"""Up to so many rows are scored on the event loop: a hop to a thread costs more than the call."""
 
 MAX_LABELS = 32
 MAX_LABEL_CHARS = 256
 
-_MAX_ERROR_CHARS = 300
-"""Of what the runtime says of a model that failed: an error travels in a gRPC trailer."""
+
+class Predictor:
+    """Scores requests with what the registry serves at the moment they arrive."""
+
+    def __init__(self, registry: Registry, batcher: Batcher, max_rows: int) -> None:
+        """`max_rows` is the most rows of one request."""
+        self._registry = registry
+        self._batcher = batcher
+        self._max_rows = max_rows
+
+    def resolve(self, name: str) -> Target:
+        """The model that a request is scored by; see `Snapshot.resolve`."""
+        return self._registry.current.resolve(name)
+
+    def check_size(self, rows: int, field: str) -> None:
+        """Check the number of rows. Raises ResourceExhaustedError (BATCH_TOO_LARGE)."""
+        if rows > self._max_rows:
+            raise ResourceExhaustedError(
+                f"{field} has {rows} rows; at most {self._max_rows} are allowed: send it in parts",
+                reason="BATCH_TOO_LARGE",
+                field=field,
+                metadata={"rows": str(rows), "limit": str(self._max_rows)},
+            )
+
+    def begin(self, target: Target, rows: Matrix, path: Path, terms: Terms = USUAL) -> Pending:
+        """Let rows wait to be scored, all by the target's version.
+
+        Raises what `rows.check` and `Batcher.submit` raise.
+        """
+        check(rows, target.loaded, path)
+        over: asyncio.Future[Work] = asyncio.get_running_loop().create_future()
+        return Pending(target, self._batcher.submit(target.loaded, rows, terms, over.set_result), over)
 
 
-@dataclass(frozen=True, slots=True)
-class Predictions:
-    """Predictions of rows, all by one model."""
+class Pending:
+    """Rows that wait or are being scored."""
 
-    target: Target
-    values: NDArray[np.float64]
+    __slots__ = ("_over", "target", "work")
+
+    def __init__(self, target: Target, work: Work, over: asyncio.Future[Work]) -> None:
+        self.target = target
+        self.work = work
+        self._over = over
+
+    async def result(self) -> Work:
+        """The work with all its values and its receipt. Cancelled, it gives its place in the queue free at once.
+
+        Raises FailedPreconditionError (NON_FINITE_PREDICTION, MODEL_FAILED) for the first row that has no prediction,
+        DeadlineExceededError when the deadline passed while it waited.
+        """
+        try:
+            await self._over
+        except asyncio.CancelledError:
+            self.cancel()
+            raise
+        if self.work.error is not None:
+            raise self.work.error
+        return self.work
+
+    def cancel(self) -> None:
+        """Nobody waits for it any more."""
+        self.target.loaded.lane.cancel(self.work)
 
 
 def check_call(request_id: str, metadata: Mapping[str, str] | None = None) -> None:
@@ -50,133 +97,3 @@ def check_call(request_id: str, metadata: Mapping[str, str] | None = None) -> No
             violations.add("metadata", f"has a key of {len(key)} characters; at most {MAX_LABEL_CHARS} are allowed")
         violations.text(f"metadata[{key[:MAX_LABEL_CHARS]}]", value, max_chars=MAX_LABEL_CHARS)
     violations.raise_if_any()
-
-
-def predict_one(target: Target, features: Sequence[float]) -> float:
-    """Score one row.
-
-    Raises InvalidInputError (FEATURE_COUNT_MISMATCH, NON_FINITE_FEATURE), FailedPreconditionError
-    (NON_FINITE_PREDICTION, MODEL_FAILED).
-    """
-    columns = target.loaded.model.columns
-    if len(features) != columns:
-        raise _wrong_count("features", len(features), target.loaded)
-    row = np.fromiter(features, np.float64, columns)
-    if not np.isfinite(row).all():
-        _raise_non_finite(row.reshape(1, -1), "features")
-    try:
-        prediction = float(target.loaded.model.predict(row.reshape(1, -1))[0])
-    except Exception as error:
-        raise _model_failed(target.loaded, error, 0) from error
-    if not math.isfinite(prediction):
-        raise _non_finite_prediction(target.loaded, prediction, 0)
-    return prediction
-
-
-class Predictor:
-    """Scores calls with what the registry serves at the moment they arrive."""
-
-    def __init__(self, registry: Registry, max_batch_rows: int) -> None:
-        self._registry = registry
-        self._max_batch_rows = max_batch_rows
-
-    def resolve(self, name: str) -> Target:
-        """The model that a call is scored by; see `Snapshot.resolve`."""
-        return self._registry.current.resolve(name)
-
-    async def batch(self, target: Target, rows: Sequence[Sequence[float]]) -> Predictions:
-        """Score rows with one version, in one call of the model.
-
-        Raises what `predict_one` raises, InvalidInputError for an empty batch, ResourceExhaustedError
-        (BATCH_TOO_LARGE) for one over the limit.
-        """
-        if not rows:
-            raise InvalidInputError.of_field("batch", "needs at least one row")
-        if len(rows) > self._max_batch_rows:
-            raise ResourceExhaustedError(
-                f"batch has {len(rows)} rows; at most {self._max_batch_rows} are allowed: send it in parts",
-                reason="BATCH_TOO_LARGE",
-                field="batch",
-                metadata={"rows": str(len(rows)), "limit": str(self._max_batch_rows)},
-            )
-        if len(rows) <= INLINE_ROWS:
-            return score_rows(target, rows)
-        return await asyncio.to_thread(score_rows, target, rows)
-
-
-def score_rows(target: Target, rows: Sequence[Sequence[float]]) -> Predictions:
-    """Check and score rows; see `Predictor.batch`."""
-    loaded = target.loaded
-    columns = loaded.model.columns
-    for index, row in enumerate(rows):
-        if len(row) != columns:
-            raise _wrong_count(f"batch[{index}].features", len(row), loaded)
-    flat = np.fromiter(chain.from_iterable(rows), np.float64, len(rows) * columns)
-    matrix = flat.reshape(len(rows), columns)
-    if not np.isfinite(flat).all():
-        _raise_non_finite(matrix, None)
-    values, faults = run(loaded, matrix)
-    if faults:
-        raise faults[min(faults)]
-    return Predictions(target, values)
-
-
-def run(
-    loaded: LoadedModel, matrix: NDArray[np.float64]
-) -> tuple[NDArray[np.float64], dict[int, FailedPreconditionError]]:
-    """Predictions of rows, in one call of the model, and by row the fault of each that has none that is finite.
-
-    A model may fail as a whole over one row (an index that its table does not have): then each row is scored alone.
-    """
-    faults: dict[int, FailedPreconditionError] = {}
-    try:
-        values = loaded.model.predict(matrix)
-    except Exception:  # what a runtime raises shares no base but this
-        values = np.full(len(matrix), np.nan)
-        for row in range(len(matrix)):
-            try:
-                values[row] = loaded.model.predict(matrix[row : row + 1])[0]
-            except Exception as error:
-                faults[row] = _model_failed(loaded, error, row)
-    finite = np.isfinite(values)
-    if not finite.all():
-        for row in map(int, np.flatnonzero(~finite)):
-            faults.setdefault(row, _non_finite_prediction(loaded, float(values[row]), row))
-    return values, faults
-
-
-def _model_failed(loaded: LoadedModel, error: Exception, row: int) -> FailedPreconditionError:
-    """The error of a model that raised."""
-    return FailedPreconditionError(
-        f"model {loaded.manifest.name!r} ({loaded.version[:12]}) failed on row {row}: {error}"[:_MAX_ERROR_CHARS],
-        reason="MODEL_FAILED",
-        metadata={"model_version": loaded.version, "row": str(row)},
-    )
-
-
-def _non_finite_prediction(loaded: LoadedModel, value: float, row: int) -> FailedPreconditionError:
-    """The error of a model that gave NaN or infinity: no caller gets such a number to trade on."""
-    return FailedPreconditionError(
-        f"model {loaded.manifest.name!r} ({loaded.version[:12]}) gave {value} for row {row}: the features are outside "
-        "of what it can score, or the model is faulty",
-        reason="NON_FINITE_PREDICTION",
-        metadata={"model_version": loaded.version, "row": str(row)},
-    )
-
-
-def _wrong_count(field: str, got: int, loaded: LoadedModel) -> InvalidInputError:
-    names = loaded.manifest.feature_names
-    listed = ", ".join(names[:8]) + (", …" if len(names) > 8 else "")
-    return InvalidInputError.of_field(
-        field,
-        f"has {got} features; model {loaded.manifest.name!r} takes {loaded.model.columns} ({listed})",
-        reason="FEATURE_COUNT_MISMATCH",
-    )
-
-
-def _raise_non_finite(matrix: NDArray[np.float64], field: str | None) -> None:
-    violations = Violations()
-    for row, column in np.argwhere(~np.isfinite(matrix)):
-        path = f"{field or f'batch[{row}].features'}[{column}]"
-        violations.add(path, f"is {matrix[row, column]}; must be a finite number")
-    violations.raise_if_any(reason="NON_FINITE_FEATURE")

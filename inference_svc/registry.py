@@ -8,12 +8,13 @@ on the event loop.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal, Protocol, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 
+from inference_svc.lane import Lane
 from inference_svc.model_names import DEFAULT, OfVersion, parse
 from modelstore.manifest import Manifest
 from runtime.errors import NotFoundError
@@ -30,6 +31,9 @@ class Model(Protocol):
     def columns(self) -> int:
         """Number of features of a row."""
 
+    def unfit(self, rows: NDArray[np.float64], /) -> NDArray[np.bool_] | None:
+        """Where values of rows [N, columns] are none that its inputs can hold; None when all fit."""
+
     def predict(self, rows: NDArray[np.float64], /) -> NDArray[np.float64]:
         """Score rows of shape [N, columns]; returns shape [N]."""
 
@@ -42,6 +46,7 @@ class LoadedModel:
     manifest: Manifest
     model: Model
     loaded_at_us: int
+    lane: Lane = field(default_factory=Lane, compare=False)
 
 
 @dataclass(frozen=True, slots=True)

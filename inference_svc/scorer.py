@@ -23,9 +23,8 @@ from opentelemetry.trace import SpanKind
 
 from inference_svc import metrics
 from inference_svc.follower import Follower
-from inference_svc.predict import INLINE_ROWS
 from inference_svc.registry import Registry
-from inference_svc.scoring import Scored, score
+from inference_svc.scoring import INLINE_ROWS, Scored, score
 from inference_svc.signals import make_signal
 from inference_svc.vectors import Vector, read_vector
 from runtime import telemetry

@@ -7,10 +7,13 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from inference_svc.predict import run
+from inference_svc.engine import run
 from inference_svc.registry import Serving
 from inference_svc.vectors import Vector
 from runtime.errors import InvalidInputError, QuantmeshError
+
+INLINE_ROWS = 64
+"""Up to so many rows are scored on the event loop: a hop to a thread costs more than the call."""
 
 
 @dataclass(slots=True)
@@ -69,4 +72,4 @@ def _score_one(serving: Serving, vectors: Sequence[Vector], indices: Sequence[in
         if fault is None:
             results[index].predictions.append((serving, prediction))
         else:
-            results[index].fault = results[index].fault or fault
+            results[index].fault = results[index].fault or fault.error(serving.champion, row)

@@ -1,25 +1,37 @@
-"""InferenceService over gRPC: protobuf in, the use case, protobuf out. Errors are the interceptor's business."""
+"""InferenceService over gRPC: protobuf in, the use case, protobuf out. Errors are the listener's business."""
 
 from __future__ import annotations
 
 import time
-from typing import Any, TypeAlias
-
-import grpc.aio
+from collections.abc import AsyncIterable, AsyncIterator
+from contextlib import aclosing
+from typing import Protocol
 
 from inference_svc import metrics
-from inference_svc.convert import to_model
+from inference_svc.admission import Terms
+from inference_svc.convert import priority, rows_of, rows_of_batch, to_model, to_shapes
 from inference_svc.model_names import DEFAULT
-from inference_svc.predict import Predictor, check_call, predict_one
+from inference_svc.predict import Pending, Predictor, check_call
 from inference_svc.registry import Registry
+from inference_svc.streaming import in_order
 from quantmesh.inference.v1 import inference_service_pb2 as pb
 from quantmesh.inference.v1 import inference_service_pb2_grpc
+from runtime.errors import InvalidInputError, QuantmeshError
+from runtime.grpc_errors import status_code
 from runtime.times import now_us, set_us
 from runtime.validation import request_id
 
 SERVICE_NAME = "quantmesh.inference.v1.InferenceService"
 
-Context: TypeAlias = grpc.aio.ServicerContext[Any, Any]
+STREAM_WINDOW = 64
+"""Requests of one stream that wait or whose answers are not read yet."""
+
+
+class Context(Protocol):
+    """What a call needs of its transport."""
+
+    def time_remaining(self) -> float | None:
+        """Seconds until the caller's deadline; None without one."""
 
 
 class _Latency:
@@ -48,20 +60,25 @@ class InferenceServicer(inference_service_pb2_grpc.InferenceServiceServicer):
         self._registry = registry
         self._predict_latency = _Latency("Predict", p99_ms_target)
         self._batch_latency = _Latency("BatchPredict", p99_ms_target)
+        self._stream_latency = _Latency("StreamPredict", p99_ms_target)
 
     async def Predict(self, request: pb.PredictRequest, context: Context) -> pb.PredictResponse:
         started = time.perf_counter()
         check_call(request.request_id, request.metadata)
         target = self._predictor.resolve(request.model_name)
-        prediction = predict_one(target, request.features)
-        metrics.PREDICTIONS.labels(target.strategy).inc()
+        rows, path = rows_of(request, target.loaded)
+        if len(rows) != 1:
+            raise InvalidInputError.of_field("packed.rows", f"is {len(rows)}; Predict scores 1: use BatchPredict")
+        work = await self._predictor.begin(target, rows, path, _terms(request.priority, context, started)).result()
+        metrics.predictions(target.strategy).inc()
         response = pb.PredictResponse(
-            prediction=prediction,
+            prediction=work.values[0],
             model_name=request.model_name or DEFAULT,
             model_version=target.loaded.version,
             request_id=request_id(request.request_id),
             generation=target.generation,
             metadata=request.metadata,
+            batch_rows=work.shapes[0][1],
         )
         set_us(response.timestamp, now_us())
         response.latency_ms = self._predict_latency.since(started)
@@ -71,19 +88,35 @@ class InferenceServicer(inference_service_pb2_grpc.InferenceServiceServicer):
         started = time.perf_counter()
         check_call(request.request_id)
         target = self._predictor.resolve(request.model_name)
-        predictions = await self._predictor.batch(target, [row.features for row in request.batch])
-        metrics.PREDICTIONS.labels(target.strategy).inc(len(predictions.values))
+        if request.HasField("packed"):
+            self._predictor.check_size(request.packed.rows, "packed")
+        else:
+            self._predictor.check_size(len(request.batch), "batch")
+        rows, path = rows_of_batch(request, target.loaded)
+        work = await self._predictor.begin(target, rows, path, _terms(request.priority, context, started)).result()
+        metrics.predictions(target.strategy).inc(len(work.values))
         response = pb.BatchPredictResponse(
-            predictions=predictions.values,
+            predictions=work.values,
             model_name=request.model_name or DEFAULT,
             model_version=target.loaded.version,
-            batch_size=len(predictions.values),
+            batch_size=len(work.values),
             request_id=request_id(request.request_id),
             generation=target.generation,
+            shapes=to_shapes(work),
         )
         set_us(response.timestamp, now_us())
         response.latency_ms = self._batch_latency.since(started)
         return response
+
+    async def StreamPredict(
+        self, requests: AsyncIterable[pb.StreamPredictRequest], context: Context
+    ) -> AsyncIterator[pb.StreamPredictResponse]:
+        async with aclosing(in_order(requests, self._begin_streamed, STREAM_WINDOW)) as responses:
+            async for response in responses:
+                yield response
+
+    def _begin_streamed(self, request: pb.StreamPredictRequest) -> _Streamed:
+        return _Streamed(request, self._predictor, self._stream_latency)
 
     async def ListModels(self, request: pb.ListModelsRequest, context: Context) -> pb.ListModelsResponse:
         models = [
@@ -93,3 +126,70 @@ class InferenceServicer(inference_service_pb2_grpc.InferenceServiceServicer):
 
     async def GetModel(self, request: pb.GetModelRequest, context: Context) -> pb.GetModelResponse:
         return pb.GetModelResponse(model=to_model(self._predictor.resolve(request.model_name)))
+
+
+def _terms(wanted: pb.Priority.ValueType, context: Context, now: float) -> Terms:
+    left_s = context.time_remaining()
+    return Terms(priority(wanted), None if left_s is None else now + left_s)
+
+
+class _Streamed:
+    """One request of a stream, scored from the moment it is made. A fault of its own is its answer."""
+
+    def __init__(self, request: pb.StreamPredictRequest, predictor: Predictor, latency: _Latency) -> None:
+        self._request = request
+        self._latency = latency
+        self._started = time.perf_counter()
+        self._pending: Pending | None = None
+        self._error: QuantmeshError | None = None
+        try:
+            self._pending = self._begin(predictor)
+        except QuantmeshError as error:
+            self._error = error
+
+    def _begin(self, predictor: Predictor) -> Pending:
+        request = self._request
+        check_call(request.request_id)
+        target = predictor.resolve(request.model_name)
+        if request.HasField("packed"):
+            predictor.check_size(request.packed.rows, "packed")
+        rows, path = rows_of(request, target.loaded)
+        return predictor.begin(target, rows, path, Terms(priority(request.priority), patient=True))
+
+    def cancel(self) -> None:
+        """The stream has ended: nobody waits for the answer."""
+        if self._pending is not None:
+            self._pending.cancel()
+
+    async def result(self) -> pb.StreamPredictResponse:
+        """The answer."""
+        response = pb.StreamPredictResponse(
+            model_name=self._request.model_name or DEFAULT, request_id=self._request.request_id
+        )
+        error = self._error
+        if self._pending is not None:
+            try:
+                work = await self._pending.result()
+            except QuantmeshError as failed:
+                error = failed
+            else:
+                target = self._pending.target
+                metrics.predictions(target.strategy).inc(len(work.values))
+                response.predictions.extend(work.values)
+                response.model_version = target.loaded.version
+                response.generation = target.generation
+                response.shapes.extend(to_shapes(work))
+        if error is not None:
+            response.error.CopyFrom(_request_error(error))
+        set_us(response.timestamp, now_us())
+        response.latency_ms = self._latency.since(self._started)
+        return response
+
+
+def _request_error(error: QuantmeshError) -> pb.RequestError:
+    return pb.RequestError(
+        code=status_code(error).value[0],
+        reason=error.reason,
+        message=error.message,
+        field=error.violations[0].field if error.violations else "",
+    )

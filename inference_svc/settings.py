@@ -25,21 +25,58 @@ class InferenceSettings(MeshSettings):
         default=50.0,
         gt=0,
         validation_alias="INFER_P99_MS_TARGET",
-        description="Latency objective, milliseconds: calls over it are counted, and the objective is exported.",
+        description="Latency objective, milliseconds. A call that could not be answered within it is refused at once.",
     )
     batch_size: int = Field(
         default=32,
         ge=1,
         le=4096,
         validation_alias="INFER_BATCH_SIZE",
-        description="Rows of one ONNX call when feature vectors of the stream are scored.",
+        description="Most rows of one call of a model; a bigger request is scored in several.",
+    )
+    queue_rows: int = Field(
+        default=16_384, ge=1, validation_alias="INFER_QUEUE_ROWS", description="Most rows that wait, over all models."
+    )
+    threads: int = Field(
+        default=1,
+        ge=1,
+        le=256,
+        validation_alias="INFER_THREADS",
+        description="Long calls that run at once, of different models, each on a thread of its own.",
+    )
+    intra_op_threads: int = Field(
+        default=1,
+        ge=1,
+        le=256,
+        validation_alias="INFER_INTRA_OP_THREADS",
+        description="Threads of ONNX Runtime within one call of a model.",
+    )
+    deterministic: bool = Field(
+        default=False,
+        validation_alias="INFER_DETERMINISTIC",
+        description="Score each row in a call of its own, so that its prediction does not depend on the others.",
     )
     gpu_enabled: bool = Field(
-        default=False, validation_alias="INFER_GPU_ENABLED", description="Ask for CUDA; without it the CPU serves."
+        default=False, validation_alias="INFER_GPU_ENABLED", description="Use CUDA where it is; elsewhere the CPU."
     )
     model_warmup: bool = Field(
-        default=True, validation_alias="INFER_MODEL_WARMUP", description="Run a model on several batch sizes first."
+        default=True,
+        validation_alias="INFER_MODEL_WARMUP",
+        description="Run a model on several batch sizes before it serves, and learn what it costs.",
+    )
+    warmup_timeout_s: float = Field(
+        default=30.0,
+        gt=0,
+        validation_alias="INFER_WARMUP_TIMEOUT_S",
+        description="A model that is not warm within so many seconds does not serve.",
+    )
+    memory_limit_mb: int = Field(
+        default=0,
+        ge=0,
+        validation_alias="INFER_MEMORY_LIMIT_MB",
+        description="Most memory of the process, megabytes, checked before a model is loaded; 0: what the machine or "
+        "its control group has.",
     )
     max_batch_rows: int = Field(
-        default=4096, ge=1, description="Rows of a BatchPredict; more are refused with RESOURCE_EXHAUSTED."
+        default=4096, ge=1, description="Rows of one request; more are refused with RESOURCE_EXHAUSTED."
     )

@@ -7,91 +7,64 @@ is a model that can be served.
 from __future__ import annotations
 
 import threading
+from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any, TypeAlias
 
 import numpy as np
 import onnxruntime as ort
-from numpy.typing import NDArray
+from numpy.typing import DTypeLike, NDArray
 
+from modelstore import signature
+from modelstore.signature import COLUMN_MISMATCH, FIELD, OUTPUT_MISMATCH, Signature, TensorSpec
 from runtime.errors import InvalidInputError
+
+__all__ = ["COLUMN_MISMATCH", "FIELD", "NOT_ONNX", "OUTPUT_MISMATCH", "OnnxModel", "Rows"]
 
 Rows: TypeAlias = NDArray[np.float64] | NDArray[np.float32]
 
-FIELD = "chunk"
-"""Field that a fault of the ONNX bytes is told under."""
-
 NOT_ONNX = "NOT_ONNX"
-COLUMN_MISMATCH = "COLUMN_MISMATCH"
-OUTPUT_MISMATCH = "OUTPUT_MISMATCH"
 
+CPU = ("CPUExecutionProvider",)
+
+_MOST_FLOAT32 = float(np.finfo(np.float32).max)
+# Whole numbers that a float64 holds exactly, so that no feature changes on its way to an int64 input.
+_MOST_INTEGER = {"int32": float(2**31 - 1), "int64": float(2**53)}
+
+_PROBE_ROWS = 2
 _PROBE_S = 5.0
 """A model that takes longer for two rows is no model to serve; a loop without an end is one."""
-
-_DTYPES: dict[str, type[np.float32] | type[np.float64]] = {"tensor(float)": np.float32, "tensor(double)": np.float64}
-
-
-def prediction_output(session: ort.InferenceSession) -> str:
-    """Name of the one output that is a prediction: a float tensor of one number a row, [N] or [N, 1].
-
-    Other outputs (labels, probabilities) may stand beside it. Raises InvalidInputError (OUTPUT_MISMATCH) when none or
-    several qualify: nobody should have to guess which number is traded on.
-    """
-    usable = [output.name for output in session.get_outputs() if _is_prediction(output)]
-    if len(usable) != 1:
-        found = ", ".join(f"{o.name} {o.type}{list(o.shape or [])}" for o in session.get_outputs())
-        raise InvalidInputError.of_field(
-            FIELD,
-            f"needs exactly one float output of shape [N] or [N, 1], has {len(usable)} (outputs: {found})",
-            reason=OUTPUT_MISMATCH,
-        )
-    return str(usable[0])
-
-
-def _is_prediction(output: Any) -> bool:
-    if output.type not in _DTYPES:
-        return False
-    # An axis of unknown length is None or a name. Without shape inference there is no shape at all: the probe decides.
-    shape = list(output.shape or [])
-    if len(shape) <= 1:
-        return not shape or not isinstance(shape[0], int)
-    return len(shape) == 2 and not isinstance(shape[0], int) and (shape[1] == 1 or not isinstance(shape[1], int))
-
-
-def _input_columns(session: ort.InferenceSession) -> tuple[str, type[np.float32] | type[np.float64], int]:
-    """Name, dtype and number of columns of the one input. Raises InvalidInputError (COLUMN_MISMATCH)."""
-    inputs = session.get_inputs()
-    shape = list(inputs[0].shape or []) if inputs else []
-    if (
-        len(inputs) != 1
-        or inputs[0].type not in _DTYPES
-        or len(shape) != 2
-        or isinstance(shape[0], int)  # a fixed number of rows cannot be batched
-        or not isinstance(shape[1], int)
-    ):
-        found = ", ".join(f"{i.name} {i.type}{list(i.shape or [])}" for i in inputs)
-        raise InvalidInputError.of_field(
-            FIELD,
-            f"needs exactly one float or double input of shape [N, F], N free and F fixed (inputs: {found})",
-            reason=COLUMN_MISMATCH,
-        )
-    return inputs[0].name, _DTYPES[inputs[0].type], shape[1]
 
 
 class OnnxModel:
     """A model in memory. Safe to call from several threads; a call releases the interpreter lock."""
 
-    __slots__ = ("_dtype", "_input", "_outputs", "_session", "columns")
+    __slots__ = ("_inputs", "_only_input", "_prediction", "_session", "columns", "dtype", "signature")
 
     def __init__(self, session: ort.InferenceSession) -> None:
         self._session = session
-        self._input, self._dtype, self.columns = _input_columns(session)
-        self._outputs = [prediction_output(session)]
+        self.signature: Signature = signature.read(session)
+        self.columns: int = self.signature.columns
+        self._inputs = _slices(self.signature.inputs)
+        self._only_input = self.signature.inputs[0].name if _is_matrix(self.signature.inputs) else None
+        # Rows of this type are taken as they are, without a copy.
+        self.dtype: DTypeLike = np.dtype(self.signature.inputs[0].dtype) if self._only_input else np.dtype(np.float64)
+        self._prediction = signature.find_prediction(self._probe(), _PROBE_ROWS)
 
     @classmethod
-    def load(cls, onnx: bytes, threads: int = 1) -> OnnxModel:
+    def load(
+        cls,
+        onnx: bytes | Path,
+        threads: int = 1,
+        *,
+        providers: Sequence[str] = CPU,
+        optimized_to: Path | None = None,
+        optimize: bool = True,
+    ) -> OnnxModel:
         """Load, check the shapes, and run two rows of zeros, which also warms the model.
 
-        Raises InvalidInputError: NOT_ONNX (the bytes do not load), COLUMN_MISMATCH (the input is not [N, F]),
+        `optimized_to` is where the optimised graph is written; `optimize` False loads one that was written so.
+        Raises InvalidInputError: NOT_ONNX (it does not load), COLUMN_MISMATCH (the inputs are not [N, F]),
         OUTPUT_MISMATCH (there is not one number for each row).
         """
         options = ort.SessionOptions()
@@ -101,35 +74,96 @@ class OnnxModel:
         # A memory pattern is kept for each batch size ever seen; batches come in every size.
         options.enable_mem_pattern = False
         options.log_severity_level = 4  # what fails is raised as well
+        if not optimize:
+            options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
+        if optimized_to is not None:
+            options.optimized_model_filepath = str(optimized_to)
         try:
-            session = ort.InferenceSession(onnx, options, providers=["CPUExecutionProvider"])
+            session = ort.InferenceSession(
+                str(onnx) if isinstance(onnx, Path) else onnx, options, providers=list(providers)
+            )
         except Exception as error:  # its error classes share no base but this
             raise InvalidInputError.of_field(FIELD, f"does not load as ONNX: {error}", reason=NOT_ONNX) from error
-        model = cls(session)
+        return cls(session)
+
+    @property
+    def providers(self) -> Sequence[str]:
+        """What runs it, in order of preference, such as `CPUExecutionProvider`."""
+        return tuple(self._session.get_providers())
+
+    def predict(self, rows: Rows) -> NDArray[np.float64]:
+        """Score rows of shape [N, columns], N >= 1; returns shape [N].
+
+        Values are to fit the model's inputs (see `unfit`); whether predictions are finite is the caller's to check.
+        """
+        output, column = self._prediction.output, self._prediction.column
+        result: NDArray[Any] = self._session.run([output], self._feed(rows))[0]
+        if result.ndim == 2:
+            result = result[:, column] if column or result.shape[1] == 1 else result
+        if result.shape != (len(rows),):
+            raise RuntimeError(f"the model gave {list(result.shape)} numbers for {len(rows)} rows")
+        return result.astype(np.float64, copy=False)
+
+    def unfit(self, rows: NDArray[np.float64]) -> NDArray[np.bool_] | None:
+        """Where finite values of rows [N, columns] are none of their input's type: beyond the range of float32, or no
+        whole number for an integer input. None when all fit, the usual case.
+        """
+        if self.dtype == np.float64 and self._only_input is not None:
+            return None
+        if self._only_input is not None and rows.max() <= _MOST_FLOAT32 and rows.min() >= -_MOST_FLOAT32:
+            return None
+        unfit = np.zeros(rows.shape, np.bool_)
+        for spec, first, last in self._inputs:
+            part = rows[:, first:last]
+            if spec.dtype == "float32":
+                unfit[:, first:last] = np.abs(part) > _MOST_FLOAT32
+            elif spec.dtype in _MOST_INTEGER:
+                unfit[:, first:last] = (np.abs(part) > _MOST_INTEGER[spec.dtype]) | (part != np.rint(part))
+        return unfit if unfit.any() else None
+
+    def outputs(self, inputs: Mapping[str, NDArray[Any]]) -> signature.Outputs:
+        """Run the graph on its own inputs, [N, F] or [N] each, in their dtypes; returns all outputs by name."""
+        return self._run(inputs, None)
+
+    def _feed(self, rows: Rows) -> dict[str, NDArray[Any]]:
+        if self._only_input is not None:
+            return {self._only_input: rows if rows.dtype == self.dtype else _cast(rows, self.dtype)}
+        return {
+            spec.name: _cast(rows[:, first] if len(spec.shape) == 1 else rows[:, first:last], spec.dtype)
+            for spec, first, last in self._inputs
+        }
+
+    def _run(self, feed: Mapping[str, NDArray[Any]], limits: ort.RunOptions | None) -> signature.Outputs:
+        names = [each.name for each in self.signature.outputs]
+        return dict(zip(names, self._session.run(names, dict(feed), limits), strict=True))
+
+    def _probe(self) -> signature.Outputs:
         limits = ort.RunOptions()
         watch = threading.Timer(_PROBE_S, lambda: setattr(limits, "terminate", True))
         watch.start()
         try:
-            model._run(np.zeros((2, model.columns), dtype=np.float64), limits)
+            return self._run(self._feed(np.zeros((_PROBE_ROWS, self.columns))), limits)
         except Exception as error:
             why = f"it took more than {_PROBE_S:g} s" if limits.terminate else str(error)
             description = f"does not give one number a row when run on two rows of zeros: {why}"
             raise InvalidInputError.of_field(FIELD, description, reason=OUTPUT_MISMATCH) from error
         finally:
             watch.cancel()
-        return model
 
-    def predict(self, rows: Rows) -> NDArray[np.float64]:
-        """Score rows of shape [N, columns], N >= 1; returns shape [N].
 
-        A value beyond the range of a float32 model becomes infinite: check that predictions are finite.
-        """
-        return self._run(rows)
+def _is_matrix(inputs: Sequence[TensorSpec]) -> bool:
+    """Whether rows go in as they are: one input of floats, [N, F]."""
+    return len(inputs) == 1 and len(inputs[0].shape) == 2 and inputs[0].dtype in ("float32", "float64")
 
-    def _run(self, rows: Rows, limits: ort.RunOptions | None = None) -> NDArray[np.float64]:
-        with np.errstate(over="ignore"):
-            array = np.ascontiguousarray(rows, dtype=self._dtype)
-        result: NDArray[np.float64] = self._session.run(self._outputs, {self._input: array}, limits)[0]
-        if result.size != len(array):
-            raise RuntimeError(f"the model gave {result.size} numbers for {len(array)} rows")
-        return result.reshape(-1).astype(np.float64, copy=False)
+
+def _slices(inputs: Sequence[TensorSpec]) -> tuple[tuple[TensorSpec, int, int], ...]:
+    slices, first = [], 0
+    for spec in inputs:
+        slices.append((spec, first, first + spec.columns))
+        first += spec.columns
+    return tuple(slices)
+
+
+def _cast(rows: NDArray[Any], dtype: DTypeLike) -> NDArray[Any]:
+    with np.errstate(over="ignore"):
+        return np.ascontiguousarray(rows, dtype=dtype)

@@ -64,6 +64,13 @@ class ResourceExhaustedError(QuantmeshError):
     """A limit was reached (RESOURCE_EXHAUSTED); `retry_after_s` is set when waiting helps."""
 
 
+class DeadlineExceededError(QuantmeshError):
+    """The caller's time ran out before the work was done (DEADLINE_EXCEEDED)."""
+
+    def __init__(self, message: str) -> None:
+        super().__init__(message, reason="DEADLINE_EXCEEDED")
+
+
 class UnavailableError(QuantmeshError):
     """Something this service stands on is away for now (UNAVAILABLE): retry."""
 

@@ -20,7 +20,7 @@ from opentelemetry.trace import SpanKind
 from prometheus_client import Counter, Histogram
 
 from runtime import telemetry
-from runtime.errors import InvalidInputError, QuantmeshError
+from runtime.errors import DeadlineExceededError, InvalidInputError, QuantmeshError
 from runtime.grpc_errors import DETAILS_TRAILER, domain_error, status_code, to_status
 
 log = structlog.get_logger()
@@ -77,11 +77,6 @@ class _InternalError(QuantmeshError):
         super().__init__("internal error; the service's log says more", reason="INTERNAL")
 
 
-class _DeadlineError(QuantmeshError):
-    def __init__(self, deadline_s: float) -> None:
-        super().__init__(f"not finished within the server's {deadline_s:g} s", reason="DEADLINE_EXCEEDED")
-
-
 class MeshInterceptor(grpc.aio.ServerInterceptor):
     """Wraps every handler; see the module."""
 
@@ -122,9 +117,8 @@ class MeshInterceptor(grpc.aio.ServerInterceptor):
                         return await inner(_checked(request), context)
                 except TimeoutError as error:
                     if context.time_remaining() is None and limit.expired():
-                        await _abort(
-                            context, _DeadlineError(self._default_deadline_s), grpc.StatusCode.DEADLINE_EXCEEDED
-                        )
+                        late = DeadlineExceededError(f"not finished within the server's {self._default_deadline_s:g} s")
+                        await _fail(method, context, late)
                     await _fail(method, context, error)
                 except Exception as error:
                     await _fail(method, context, error)

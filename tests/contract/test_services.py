@@ -23,7 +23,7 @@ SERVICES = [
         inference_service_pb2.DESCRIPTOR.services_by_name["InferenceService"],
         inference_service_pb2_grpc.InferenceServiceServicer,
         InferenceServicer,
-        {"Predict", "BatchPredict", "ListModels", "GetModel"},
+        {"Predict", "BatchPredict", "StreamPredict", "ListModels", "GetModel"},
     ),
     (
         mlops_service_pb2.DESCRIPTOR.services_by_name["MlopsService"],

@@ -106,7 +106,8 @@ async def test_a_wish_for_cuda_is_one_line_and_the_cpu_serves(tmp_path: Path, re
         async with replica(tmp_path, redis_url, gpu_enabled=True):
             pass
     assert [line["event"] for line in logs if "INFER_GPU_ENABLED" in line["event"]] == [
-        "INFER_GPU_ENABLED is set, but this ONNX Runtime has no CUDA: the CPU serves"
+        "INFER_GPU_ENABLED is set, but this ONNX Runtime has no CUDA: the CPU serves "
+        "(install onnxruntime-gpu in place of onnxruntime)"
     ]
 
 

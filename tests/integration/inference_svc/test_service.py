@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
-from inference_svc.predict import INLINE_ROWS
+from inference_svc.scoring import INLINE_ROWS
 from inference_svc.service import SERVICE_NAME
 from modelstore.deployments import DeploymentStore
 from quantmesh.inference.v1 import inference_service_pb2 as pb
@@ -144,10 +144,10 @@ BAD_PREDICTS = {
         ("metadata",),
     ),
     "too large for the model": (
-        pb.PredictRequest(features=[1e308, -1e308, 1e308]),
-        grpc.StatusCode.FAILED_PRECONDITION,
-        "NON_FINITE_PREDICTION",
-        (),
+        pb.PredictRequest(features=[1e308, -1e39, 1.0]),
+        INVALID,
+        "OUT_OF_RANGE",
+        ("features[0]", "features[1]"),
     ),
 }
 BAD_BATCHES = {

@@ -12,6 +12,7 @@ from redis.asyncio import Redis
 from inference_svc.follower import Follower
 from inference_svc.loader import Loader
 from inference_svc.registry import LoadedModel, Registry
+from inference_svc.settings import InferenceSettings
 from modelstore import keys
 from modelstore.artifacts import ArtifactStore
 from modelstore.deployments import Deployment, DeploymentStore
@@ -214,7 +215,7 @@ async def test_whoever_promotes_waits_for_a_replica_that_starts_and_it_never_ser
             return await super().load(version)
 
     board, registry = ReplicaBoard(redis), Registry()
-    loader = SlowLoader(ArtifactStore(tmp_path / "models"), warm_up=False)
+    loader = SlowLoader(ArtifactStore(tmp_path / "models"), InferenceSettings(home=tmp_path, model_warmup=False))
     follower = Follower(deployments, board, loader, registry, "starting")
     starting = asyncio.create_task(follower.start())
     await asyncio.wait_for(loading.wait(), 5)
@@ -243,7 +244,7 @@ async def test_a_replica_that_loads_for_long_stays_on_the_board(
             return await super().load(version)
 
     board = ReplicaBoard(redis)
-    loader = SlowLoader(ArtifactStore(tmp_path / "models"), warm_up=False)
+    loader = SlowLoader(ArtifactStore(tmp_path / "models"), InferenceSettings(home=tmp_path, model_warmup=False))
     starting = asyncio.create_task(Follower(deployments, board, loader, Registry(), "starting").start())
 
     async def until_ms() -> float:

@@ -17,6 +17,9 @@ class Sum:
     columns: int = 2
     calls: int = 0
 
+    def unfit(self, rows: NDArray[np.float64], /) -> NDArray[np.bool_] | None:
+        return None
+
     def predict(self, rows: NDArray[np.float64], /) -> NDArray[np.float64]:
         self.calls += 1
         with np.errstate(over="ignore"):
@@ -29,6 +32,9 @@ class Table:
 
     table: tuple[float, ...]
     columns: int = 2
+
+    def unfit(self, rows: NDArray[np.float64], /) -> NDArray[np.bool_] | None:
+        return None
 
     def predict(self, rows: NDArray[np.float64], /) -> NDArray[np.float64]:
         return np.asarray(np.array(self.table)[rows[:, 0].astype(int)])

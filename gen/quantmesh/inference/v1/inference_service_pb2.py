@@ -26,7 +26,7 @@ from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__
 from quantmesh.inference.v1 import model_pb2 as quantmesh_dot_inference_dot_v1_dot_model__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n.quantmesh/inference/v1/inference_service.proto\x12\x16quantmesh.inference.v1\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\"quantmesh/inference/v1/model.proto\"\xc3\x01\n\x0ePredictRequest\x12\x12\n\nmodel_name\x18\x01 \x01(\t\x12\x10\n\x08\x66\x65\x61tures\x18\x02 \x03(\x01\x12\x12\n\nrequest_id\x18\x03 \x01(\t\x12\x46\n\x08metadata\x18\x04 \x03(\x0b\x32\x34.quantmesh.inference.v1.PredictRequest.MetadataEntry\x1a/\n\rMetadataEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"\xb5\x02\n\x0fPredictResponse\x12\x12\n\nprediction\x18\x01 \x01(\x01\x12\x12\n\nmodel_name\x18\x02 \x01(\t\x12\x15\n\rmodel_version\x18\x03 \x01(\t\x12\x12\n\nlatency_ms\x18\x04 \x01(\x01\x12-\n\ttimestamp\x18\x05 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x12\n\nrequest_id\x18\x06 \x01(\t\x12\x12\n\ngeneration\x18\x07 \x01(\x04\x12G\n\x08metadata\x18\x08 \x03(\x0b\x32\x35.quantmesh.inference.v1.PredictResponse.MetadataEntry\x1a/\n\rMetadataEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"\x1e\n\nFeatureRow\x12\x10\n\x08\x66\x65\x61tures\x18\x01 \x03(\x01\"p\n\x13\x42\x61tchPredictRequest\x12\x12\n\nmodel_name\x18\x01 \x01(\t\x12\x31\n\x05\x62\x61tch\x18\x02 \x03(\x0b\x32\".quantmesh.inference.v1.FeatureRow\x12\x12\n\nrequest_id\x18\x03 \x01(\t\"\xd5\x01\n\x14\x42\x61tchPredictResponse\x12\x13\n\x0bpredictions\x18\x01 \x03(\x01\x12\x12\n\nmodel_name\x18\x02 \x01(\t\x12\x15\n\rmodel_version\x18\x03 \x01(\t\x12\x12\n\nbatch_size\x18\x04 \x01(\r\x12\x12\n\nlatency_ms\x18\x05 \x01(\x01\x12-\n\ttimestamp\x18\x06 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x12\n\nrequest_id\x18\x07 \x01(\t\x12\x12\n\ngeneration\x18\x08 \x01(\x04\"%\n\x11ListModelsRequest\x12\x10\n\x08strategy\x18\x01 \x01(\t\"C\n\x12ListModelsResponse\x12-\n\x06models\x18\x01 \x03(\x0b\x32\x1d.quantmesh.inference.v1.Model\"%\n\x0fGetModelRequest\x12\x12\n\nmodel_name\x18\x01 \x01(\t\"@\n\x10GetModelResponse\x12,\n\x05model\x18\x01 \x01(\x0b\x32\x1d.quantmesh.inference.v1.Model2\x9d\x03\n\x10InferenceService\x12Z\n\x07Predict\x12&.quantmesh.inference.v1.PredictRequest\x1a\'.quantmesh.inference.v1.PredictResponse\x12i\n\x0c\x42\x61tchPredict\x12+.quantmesh.inference.v1.BatchPredictRequest\x1a,.quantmesh.inference.v1.BatchPredictResponse\x12\x63\n\nListModels\x12).quantmesh.inference.v1.ListModelsRequest\x1a*.quantmesh.inference.v1.ListModelsResponse\x12]\n\x08GetModel\x12\'.quantmesh.inference.v1.GetModelRequest\x1a(.quantmesh.inference.v1.GetModelResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n.quantmesh/inference/v1/inference_service.proto\x12\x16quantmesh.inference.v1\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\"quantmesh/inference/v1/model.proto\"\xab\x02\n\x0ePredictRequest\x12\x12\n\nmodel_name\x18\x01 \x01(\t\x12\x10\n\x08\x66\x65\x61tures\x18\x02 \x03(\x01\x12\x12\n\nrequest_id\x18\x03 \x01(\t\x12\x46\n\x08metadata\x18\x04 \x03(\x0b\x32\x34.quantmesh.inference.v1.PredictRequest.MetadataEntry\x12\x32\n\x06packed\x18\x05 \x01(\x0b\x32\".quantmesh.inference.v1.PackedRows\x12\x32\n\x08priority\x18\x06 \x01(\x0e\x32 .quantmesh.inference.v1.Priority\x1a/\n\rMetadataEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"\xc9\x02\n\x0fPredictResponse\x12\x12\n\nprediction\x18\x01 \x01(\x01\x12\x12\n\nmodel_name\x18\x02 \x01(\t\x12\x15\n\rmodel_version\x18\x03 \x01(\t\x12\x12\n\nlatency_ms\x18\x04 \x01(\x01\x12-\n\ttimestamp\x18\x05 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x12\n\nrequest_id\x18\x06 \x01(\t\x12\x12\n\ngeneration\x18\x07 \x01(\x04\x12G\n\x08metadata\x18\x08 \x03(\x0b\x32\x35.quantmesh.inference.v1.PredictResponse.MetadataEntry\x12\x12\n\nbatch_rows\x18\t \x01(\r\x1a/\n\rMetadataEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"[\n\nPackedRows\x12/\n\x04type\x18\x01 \x01(\x0e\x32!.quantmesh.inference.v1.FloatType\x12\x0c\n\x04rows\x18\x02 \x01(\r\x12\x0e\n\x06values\x18\x03 \x01(\x0c\"-\n\tCallShape\x12\x0c\n\x04rows\x18\x01 \x01(\r\x12\x12\n\nbatch_rows\x18\x02 \x01(\r\"\x1e\n\nFeatureRow\x12\x10\n\x08\x66\x65\x61tures\x18\x01 \x03(\x01\"\xd8\x01\n\x13\x42\x61tchPredictRequest\x12\x12\n\nmodel_name\x18\x01 \x01(\t\x12\x31\n\x05\x62\x61tch\x18\x02 \x03(\x0b\x32\".quantmesh.inference.v1.FeatureRow\x12\x12\n\nrequest_id\x18\x03 \x01(\t\x12\x32\n\x06packed\x18\x04 \x01(\x0b\x32\".quantmesh.inference.v1.PackedRows\x12\x32\n\x08priority\x18\x05 \x01(\x0e\x32 .quantmesh.inference.v1.Priority\"\x88\x02\n\x14\x42\x61tchPredictResponse\x12\x13\n\x0bpredictions\x18\x01 \x03(\x01\x12\x12\n\nmodel_name\x18\x02 \x01(\t\x12\x15\n\rmodel_version\x18\x03 \x01(\t\x12\x12\n\nbatch_size\x18\x04 \x01(\r\x12\x12\n\nlatency_ms\x18\x05 \x01(\x01\x12-\n\ttimestamp\x18\x06 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x12\n\nrequest_id\x18\x07 \x01(\t\x12\x12\n\ngeneration\x18\x08 \x01(\x04\x12\x31\n\x06shapes\x18\t \x03(\x0b\x32!.quantmesh.inference.v1.CallShape\"\xb8\x01\n\x14StreamPredictRequest\x12\x12\n\nmodel_name\x18\x01 \x01(\t\x12\x10\n\x08\x66\x65\x61tures\x18\x02 \x03(\x01\x12\x12\n\nrequest_id\x18\x03 \x01(\t\x12\x32\n\x06packed\x18\x04 \x01(\x0b\x32\".quantmesh.inference.v1.PackedRows\x12\x32\n\x08priority\x18\x05 \x01(\x0e\x32 .quantmesh.inference.v1.Priority\"\xaa\x02\n\x15StreamPredictResponse\x12\x13\n\x0bpredictions\x18\x01 \x03(\x01\x12\x12\n\nmodel_name\x18\x02 \x01(\t\x12\x15\n\rmodel_version\x18\x03 \x01(\t\x12\x12\n\nlatency_ms\x18\x04 \x01(\x01\x12-\n\ttimestamp\x18\x05 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x12\n\nrequest_id\x18\x06 \x01(\t\x12\x12\n\ngeneration\x18\x07 \x01(\x04\x12\x31\n\x06shapes\x18\x08 \x03(\x0b\x32!.quantmesh.inference.v1.CallShape\x12\x33\n\x05\x65rror\x18\t \x01(\x0b\x32$.quantmesh.inference.v1.RequestError\"L\n\x0cRequestError\x12\x0c\n\x04\x63ode\x18\x01 \x01(\r\x12\x0e\n\x06reason\x18\x02 \x01(\t\x12\x0f\n\x07message\x18\x03 \x01(\t\x12\r\n\x05\x66ield\x18\x04 \x01(\t\"%\n\x11ListModelsRequest\x12\x10\n\x08strategy\x18\x01 \x01(\t\"C\n\x12ListModelsResponse\x12-\n\x06models\x18\x01 \x03(\x0b\x32\x1d.quantmesh.inference.v1.Model\"%\n\x0fGetModelRequest\x12\x12\n\nmodel_name\x18\x01 \x01(\t\"@\n\x10GetModelResponse\x12,\n\x05model\x18\x01 \x01(\x0b\x32\x1d.quantmesh.inference.v1.Model*^\n\x08Priority\x12\x18\n\x14PRIORITY_UNSPECIFIED\x10\x00\x12\x11\n\rPRIORITY_HIGH\x10\x01\x12\x13\n\x0fPRIORITY_NORMAL\x10\x02\x12\x10\n\x0cPRIORITY_LOW\x10\x03*W\n\tFloatType\x12\x1a\n\x16\x46LOAT_TYPE_UNSPECIFIED\x10\x00\x12\x16\n\x12\x46LOAT_TYPE_FLOAT32\x10\x01\x12\x16\n\x12\x46LOAT_TYPE_FLOAT64\x10\x02\x32\x8f\x04\n\x10InferenceService\x12Z\n\x07Predict\x12&.quantmesh.inference.v1.PredictRequest\x1a\'.quantmesh.inference.v1.PredictResponse\x12i\n\x0c\x42\x61tchPredict\x12+.quantmesh.inference.v1.BatchPredictRequest\x1a,.quantmesh.inference.v1.BatchPredictResponse\x12p\n\rStreamPredict\x12,.quantmesh.inference.v1.StreamPredictRequest\x1a-.quantmesh.inference.v1.StreamPredictResponse(\x01\x30\x01\x12\x63\n\nListModels\x12).quantmesh.inference.v1.ListModelsRequest\x1a*.quantmesh.inference.v1.ListModelsResponse\x12]\n\x08GetModel\x12\'.quantmesh.inference.v1.GetModelRequest\x1a(.quantmesh.inference.v1.GetModelResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -37,28 +37,42 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_PREDICTREQUEST_METADATAENTRY']._serialized_options = b'8\001'
   _globals['_PREDICTRESPONSE_METADATAENTRY']._loaded_options = None
   _globals['_PREDICTRESPONSE_METADATAENTRY']._serialized_options = b'8\001'
+  _globals['_PRIORITY']._serialized_start=2214
+  _globals['_PRIORITY']._serialized_end=2308
+  _globals['_FLOATTYPE']._serialized_start=2310
+  _globals['_FLOATTYPE']._serialized_end=2397
   _globals['_PREDICTREQUEST']._serialized_start=144
-  _globals['_PREDICTREQUEST']._serialized_end=339
-  _globals['_PREDICTREQUEST_METADATAENTRY']._serialized_start=292
-  _globals['_PREDICTREQUEST_METADATAENTRY']._serialized_end=339
-  _globals['_PREDICTRESPONSE']._serialized_start=342
-  _globals['_PREDICTRESPONSE']._serialized_end=651
-  _globals['_PREDICTRESPONSE_METADATAENTRY']._serialized_start=292
-  _globals['_PREDICTRESPONSE_METADATAENTRY']._serialized_end=339
-  _globals['_FEATUREROW']._serialized_start=653
-  _globals['_FEATUREROW']._serialized_end=683
-  _globals['_BATCHPREDICTREQUEST']._serialized_start=685
-  _globals['_BATCHPREDICTREQUEST']._serialized_end=797
-  _globals['_BATCHPREDICTRESPONSE']._serialized_start=800
-  _globals['_BATCHPREDICTRESPONSE']._serialized_end=1013
-  _globals['_LISTMODELSREQUEST']._serialized_start=1015
-  _globals['_LISTMODELSREQUEST']._serialized_end=1052
-  _globals['_LISTMODELSRESPONSE']._serialized_start=1054
-  _globals['_LISTMODELSRESPONSE']._serialized_end=1121
-  _globals['_GETMODELREQUEST']._serialized_start=1123
-  _globals['_GETMODELREQUEST']._serialized_end=1160
-  _globals['_GETMODELRESPONSE']._serialized_start=1162
-  _globals['_GETMODELRESPONSE']._serialized_end=1226
-  _globals['_INFERENCESERVICE']._serialized_start=1229
-  _globals['_INFERENCESERVICE']._serialized_end=1642
+  _globals['_PREDICTREQUEST']._serialized_end=443
+  _globals['_PREDICTREQUEST_METADATAENTRY']._serialized_start=396
+  _globals['_PREDICTREQUEST_METADATAENTRY']._serialized_end=443
+  _globals['_PREDICTRESPONSE']._serialized_start=446
+  _globals['_PREDICTRESPONSE']._serialized_end=775
+  _globals['_PREDICTRESPONSE_METADATAENTRY']._serialized_start=396
+  _globals['_PREDICTRESPONSE_METADATAENTRY']._serialized_end=443
+  _globals['_PACKEDROWS']._serialized_start=777
+  _globals['_PACKEDROWS']._serialized_end=868
+  _globals['_CALLSHAPE']._serialized_start=870
+  _globals['_CALLSHAPE']._serialized_end=915
+  _globals['_FEATUREROW']._serialized_start=917
+  _globals['_FEATUREROW']._serialized_end=947
+  _globals['_BATCHPREDICTREQUEST']._serialized_start=950
+  _globals['_BATCHPREDICTREQUEST']._serialized_end=1166
+  _globals['_BATCHPREDICTRESPONSE']._serialized_start=1169
+  _globals['_BATCHPREDICTRESPONSE']._serialized_end=1433
+  _globals['_STREAMPREDICTREQUEST']._serialized_start=1436
+  _globals['_STREAMPREDICTREQUEST']._serialized_end=1620
+  _globals['_STREAMPREDICTRESPONSE']._serialized_start=1623
+  _globals['_STREAMPREDICTRESPONSE']._serialized_end=1921
+  _globals['_REQUESTERROR']._serialized_start=1923
+  _globals['_REQUESTERROR']._serialized_end=1999
+  _globals['_LISTMODELSREQUEST']._serialized_start=2001
+  _globals['_LISTMODELSREQUEST']._serialized_end=2038
+  _globals['_LISTMODELSRESPONSE']._serialized_start=2040
+  _globals['_LISTMODELSRESPONSE']._serialized_end=2107
+  _globals['_GETMODELREQUEST']._serialized_start=2109
+  _globals['_GETMODELREQUEST']._serialized_end=2146
+  _globals['_GETMODELRESPONSE']._serialized_start=2148
+  _globals['_GETMODELRESPONSE']._serialized_end=2212
+  _globals['_INFERENCESERVICE']._serialized_start=2400
+  _globals['_INFERENCESERVICE']._serialized_end=2927
 # @@protoc_insertion_point(module_scope)

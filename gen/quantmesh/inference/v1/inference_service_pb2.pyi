@@ -8,6 +8,7 @@ from google.protobuf import descriptor as _descriptor
 from google.protobuf import message as _message
 from google.protobuf import timestamp_pb2 as _timestamp_pb2
 from google.protobuf.internal import containers as _containers
+from google.protobuf.internal import enum_type_wrapper as _enum_type_wrapper
 from quantmesh.inference.v1 import model_pb2 as _model_pb2
 import builtins as _builtins
 import sys
@@ -19,6 +20,60 @@ else:
     from typing_extensions import TypeAlias as _TypeAlias, Never as _Never
 
 DESCRIPTOR: _descriptor.FileDescriptor
+
+class _Priority:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _PriorityEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Priority.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    PRIORITY_UNSPECIFIED: _Priority.ValueType  # 0
+    """As PRIORITY_NORMAL."""
+    PRIORITY_HIGH: _Priority.ValueType  # 1
+    """Before the others: an order depends on it."""
+    PRIORITY_NORMAL: _Priority.ValueType  # 2
+    """The usual one."""
+    PRIORITY_LOW: _Priority.ValueType  # 3
+    """After the others: a backfill."""
+
+class Priority(_Priority, metaclass=_PriorityEnumTypeWrapper):
+    """Priority says which of the calls that wait are scored first. Calls of the same priority are scored in the order in which
+    they came.
+    """
+
+PRIORITY_UNSPECIFIED: Priority.ValueType  # 0
+"""As PRIORITY_NORMAL."""
+PRIORITY_HIGH: Priority.ValueType  # 1
+"""Before the others: an order depends on it."""
+PRIORITY_NORMAL: Priority.ValueType  # 2
+"""The usual one."""
+PRIORITY_LOW: Priority.ValueType  # 3
+"""After the others: a backfill."""
+Global___Priority: _TypeAlias = Priority  # noqa: Y015
+
+class _FloatType:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _FloatTypeEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_FloatType.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    FLOAT_TYPE_UNSPECIFIED: _FloatType.ValueType  # 0
+    """As FLOAT_TYPE_FLOAT64."""
+    FLOAT_TYPE_FLOAT32: _FloatType.ValueType  # 1
+    """4 bytes."""
+    FLOAT_TYPE_FLOAT64: _FloatType.ValueType  # 2
+    """8 bytes."""
+
+class FloatType(_FloatType, metaclass=_FloatTypeEnumTypeWrapper):
+    """FloatType is how a number is laid down in bytes, little-endian (IEEE 754)."""
+
+FLOAT_TYPE_UNSPECIFIED: FloatType.ValueType  # 0
+"""As FLOAT_TYPE_FLOAT64."""
+FLOAT_TYPE_FLOAT32: FloatType.ValueType  # 1
+"""4 bytes."""
+FLOAT_TYPE_FLOAT64: FloatType.ValueType  # 2
+"""8 bytes."""
+Global___FloatType: _TypeAlias = FloatType  # noqa: Y015
 
 @_typing.final
 class PredictRequest(_message.Message):
@@ -50,19 +105,27 @@ class PredictRequest(_message.Message):
     FEATURES_FIELD_NUMBER: _builtins.int
     REQUEST_ID_FIELD_NUMBER: _builtins.int
     METADATA_FIELD_NUMBER: _builtins.int
+    PACKED_FIELD_NUMBER: _builtins.int
+    PRIORITY_FIELD_NUMBER: _builtins.int
     model_name: _builtins.str
     """Which model; default `champion`."""
     request_id: _builtins.str
     """Identity of the call, echoed in the answer. At most 128 characters; default: one is made."""
+    priority: Global___Priority.ValueType
+    """Which calls go first when several wait."""
     @_builtins.property
     def features(self) -> _containers.RepeatedScalarFieldContainer[_builtins.float]:
         """The row: one finite number for each feature, in the order of the model's `feature_names`, each in its feature's
-        own unit.
+        own unit. Leave it empty when `packed` is set.
         """
 
     @_builtins.property
     def metadata(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
         """Free labels, echoed in the answer. At most 32; keys and values at most 256 characters each."""
+
+    @_builtins.property
+    def packed(self) -> Global___PackedRows:
+        """The row in packed form, in place of `features`; `packed.rows` is 1."""
 
     def __init__(
         self,
@@ -71,10 +134,12 @@ class PredictRequest(_message.Message):
         features: _abc.Iterable[_builtins.float] | None = ...,
         request_id: _builtins.str = ...,
         metadata: _abc.Mapping[_builtins.str, _builtins.str] | None = ...,
+        packed: Global___PackedRows | None = ...,
+        priority: Global___Priority.ValueType = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["packed", b"packed"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["features", b"features", "metadata", b"metadata", "model_name", b"model_name", "request_id", b"request_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["features", b"features", "metadata", b"metadata", "model_name", b"model_name", "packed", b"packed", "priority", b"priority", "request_id", b"request_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -114,6 +179,7 @@ class PredictResponse(_message.Message):
     REQUEST_ID_FIELD_NUMBER: _builtins.int
     GENERATION_FIELD_NUMBER: _builtins.int
     METADATA_FIELD_NUMBER: _builtins.int
+    BATCH_ROWS_FIELD_NUMBER: _builtins.int
     prediction: _builtins.float
     """The model's output, in the model's `prediction_unit`. Finite."""
     model_name: _builtins.str
@@ -126,6 +192,10 @@ class PredictResponse(_message.Message):
     """Identity of the call."""
     generation: _builtins.int
     """Generation of the deployment that answered."""
+    batch_rows: _builtins.int
+    """Receipt: rows of the model's call in which the row was scored, the row's own included. Always 1 when the service is
+    deterministic (INFER_DETERMINISTIC), and then the prediction does not depend on what else was scored.
+    """
     @_builtins.property
     def timestamp(self) -> _timestamp_pb2.Timestamp:
         """When the prediction was made (UTC)."""
@@ -145,14 +215,73 @@ class PredictResponse(_message.Message):
         request_id: _builtins.str = ...,
         generation: _builtins.int = ...,
         metadata: _abc.Mapping[_builtins.str, _builtins.str] | None = ...,
+        batch_rows: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["timestamp", b"timestamp"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["generation", b"generation", "latency_ms", b"latency_ms", "metadata", b"metadata", "model_name", b"model_name", "model_version", b"model_version", "prediction", b"prediction", "request_id", b"request_id", "timestamp", b"timestamp"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["batch_rows", b"batch_rows", "generation", b"generation", "latency_ms", b"latency_ms", "metadata", b"metadata", "model_name", b"model_name", "model_version", b"model_version", "prediction", b"prediction", "request_id", b"request_id", "timestamp", b"timestamp"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___PredictResponse: _TypeAlias = PredictResponse  # noqa: Y015
+
+@_typing.final
+class PackedRows(_message.Message):
+    """PackedRows is rows of features as one block of bytes: cheaper to read than as many numbers."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    TYPE_FIELD_NUMBER: _builtins.int
+    ROWS_FIELD_NUMBER: _builtins.int
+    VALUES_FIELD_NUMBER: _builtins.int
+    type: Global___FloatType.ValueType
+    """How a number is laid down."""
+    rows: _builtins.int
+    """Number of rows, at least 1."""
+    values: _builtins.bytes
+    """The numbers, row after row, without gaps, each row in the order of the model's `feature_names`: exactly
+    `rows` x features x 4 or 8 bytes. Each number is finite.
+    """
+    def __init__(
+        self,
+        *,
+        type: Global___FloatType.ValueType = ...,
+        rows: _builtins.int = ...,
+        values: _builtins.bytes = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["rows", b"rows", "type", b"type", "values", b"values"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___PackedRows: _TypeAlias = PackedRows  # noqa: Y015
+
+@_typing.final
+class CallShape(_message.Message):
+    """CallShape says how rows of a request were scored: it is part of the receipt."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ROWS_FIELD_NUMBER: _builtins.int
+    BATCH_ROWS_FIELD_NUMBER: _builtins.int
+    rows: _builtins.int
+    """How many consecutive rows of the request were scored together."""
+    batch_rows: _builtins.int
+    """How many rows the model's call had, with those of other requests; 1 when the service is deterministic."""
+    def __init__(
+        self,
+        *,
+        rows: _builtins.int = ...,
+        batch_rows: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["batch_rows", b"batch_rows", "rows", b"rows"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___CallShape: _TypeAlias = CallShape  # noqa: Y015
 
 @_typing.final
 class FeatureRow(_message.Message):
@@ -187,13 +316,21 @@ class BatchPredictRequest(_message.Message):
     MODEL_NAME_FIELD_NUMBER: _builtins.int
     BATCH_FIELD_NUMBER: _builtins.int
     REQUEST_ID_FIELD_NUMBER: _builtins.int
+    PACKED_FIELD_NUMBER: _builtins.int
+    PRIORITY_FIELD_NUMBER: _builtins.int
     model_name: _builtins.str
     """Which model; default `champion`."""
     request_id: _builtins.str
     """Identity of the call, echoed in the answer. At most 128 characters; default: one is made."""
+    priority: Global___Priority.ValueType
+    """Which calls go first when several wait."""
     @_builtins.property
     def batch(self) -> _containers.RepeatedCompositeFieldContainer[Global___FeatureRow]:
-        """The rows: 1 up to the server's limit (default 4,096)."""
+        """The rows: 1 up to the server's limit (default 4,096). Leave it empty when `packed` is set."""
+
+    @_builtins.property
+    def packed(self) -> Global___PackedRows:
+        """The rows in packed form, in place of `batch`."""
 
     def __init__(
         self,
@@ -201,10 +338,12 @@ class BatchPredictRequest(_message.Message):
         model_name: _builtins.str = ...,
         batch: _abc.Iterable[Global___FeatureRow] | None = ...,
         request_id: _builtins.str = ...,
+        packed: Global___PackedRows | None = ...,
+        priority: Global___Priority.ValueType = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["packed", b"packed"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["batch", b"batch", "model_name", b"model_name", "request_id", b"request_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["batch", b"batch", "model_name", b"model_name", "packed", b"packed", "priority", b"priority", "request_id", b"request_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -224,6 +363,7 @@ class BatchPredictResponse(_message.Message):
     TIMESTAMP_FIELD_NUMBER: _builtins.int
     REQUEST_ID_FIELD_NUMBER: _builtins.int
     GENERATION_FIELD_NUMBER: _builtins.int
+    SHAPES_FIELD_NUMBER: _builtins.int
     model_name: _builtins.str
     """The name that was asked for."""
     model_version: _builtins.str
@@ -244,6 +384,10 @@ class BatchPredictResponse(_message.Message):
     def timestamp(self) -> _timestamp_pb2.Timestamp:
         """When the predictions were made (UTC)."""
 
+    @_builtins.property
+    def shapes(self) -> _containers.RepeatedCompositeFieldContainer[Global___CallShape]:
+        """Receipt: how the rows were scored, in their order; the shapes' `rows` add up to `batch_size`."""
+
     def __init__(
         self,
         *,
@@ -255,14 +399,153 @@ class BatchPredictResponse(_message.Message):
         timestamp: _timestamp_pb2.Timestamp | None = ...,
         request_id: _builtins.str = ...,
         generation: _builtins.int = ...,
+        shapes: _abc.Iterable[Global___CallShape] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["timestamp", b"timestamp"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["batch_size", b"batch_size", "generation", b"generation", "latency_ms", b"latency_ms", "model_name", b"model_name", "model_version", b"model_version", "predictions", b"predictions", "request_id", b"request_id", "timestamp", b"timestamp"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["batch_size", b"batch_size", "generation", b"generation", "latency_ms", b"latency_ms", "model_name", b"model_name", "model_version", b"model_version", "predictions", b"predictions", "request_id", b"request_id", "shapes", b"shapes", "timestamp", b"timestamp"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___BatchPredictResponse: _TypeAlias = BatchPredictResponse  # noqa: Y015
+
+@_typing.final
+class StreamPredictRequest(_message.Message):
+    """StreamPredictRequest is one row or several on a stream."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    MODEL_NAME_FIELD_NUMBER: _builtins.int
+    FEATURES_FIELD_NUMBER: _builtins.int
+    REQUEST_ID_FIELD_NUMBER: _builtins.int
+    PACKED_FIELD_NUMBER: _builtins.int
+    PRIORITY_FIELD_NUMBER: _builtins.int
+    model_name: _builtins.str
+    """Which model; default `champion`."""
+    request_id: _builtins.str
+    """Identity of the request, echoed in the answer. At most 128 characters; default: none."""
+    priority: Global___Priority.ValueType
+    """Which requests go first when several wait."""
+    @_builtins.property
+    def features(self) -> _containers.RepeatedScalarFieldContainer[_builtins.float]:
+        """One row, as in PredictRequest. Leave it empty when `packed` is set."""
+
+    @_builtins.property
+    def packed(self) -> Global___PackedRows:
+        """Rows in packed form, in place of `features`: 1 up to the server's limit (default 4,096)."""
+
+    def __init__(
+        self,
+        *,
+        model_name: _builtins.str = ...,
+        features: _abc.Iterable[_builtins.float] | None = ...,
+        request_id: _builtins.str = ...,
+        packed: Global___PackedRows | None = ...,
+        priority: Global___Priority.ValueType = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["packed", b"packed"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["features", b"features", "model_name", b"model_name", "packed", b"packed", "priority", b"priority", "request_id", b"request_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___StreamPredictRequest: _TypeAlias = StreamPredictRequest  # noqa: Y015
+
+@_typing.final
+class StreamPredictResponse(_message.Message):
+    """StreamPredictResponse is the answer to one request of the stream."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PREDICTIONS_FIELD_NUMBER: _builtins.int
+    MODEL_NAME_FIELD_NUMBER: _builtins.int
+    MODEL_VERSION_FIELD_NUMBER: _builtins.int
+    LATENCY_MS_FIELD_NUMBER: _builtins.int
+    TIMESTAMP_FIELD_NUMBER: _builtins.int
+    REQUEST_ID_FIELD_NUMBER: _builtins.int
+    GENERATION_FIELD_NUMBER: _builtins.int
+    SHAPES_FIELD_NUMBER: _builtins.int
+    ERROR_FIELD_NUMBER: _builtins.int
+    model_name: _builtins.str
+    """The name that was asked for."""
+    model_version: _builtins.str
+    """Digest of the version that answered; empty when `error` is set."""
+    latency_ms: _builtins.float
+    """Time in the service, from the parsed request to the answer, in milliseconds."""
+    request_id: _builtins.str
+    """Identity of the request."""
+    generation: _builtins.int
+    """Generation of the deployment that answered; 0 when `error` is set."""
+    @_builtins.property
+    def predictions(self) -> _containers.RepeatedScalarFieldContainer[_builtins.float]:
+        """One prediction for each row, in the model's `prediction_unit`; empty when `error` is set."""
+
+    @_builtins.property
+    def timestamp(self) -> _timestamp_pb2.Timestamp:
+        """When the predictions were made (UTC)."""
+
+    @_builtins.property
+    def shapes(self) -> _containers.RepeatedCompositeFieldContainer[Global___CallShape]:
+        """Receipt: how the rows were scored, in their order."""
+
+    @_builtins.property
+    def error(self) -> Global___RequestError:
+        """Why this request has no predictions; unset when it has."""
+
+    def __init__(
+        self,
+        *,
+        predictions: _abc.Iterable[_builtins.float] | None = ...,
+        model_name: _builtins.str = ...,
+        model_version: _builtins.str = ...,
+        latency_ms: _builtins.float = ...,
+        timestamp: _timestamp_pb2.Timestamp | None = ...,
+        request_id: _builtins.str = ...,
+        generation: _builtins.int = ...,
+        shapes: _abc.Iterable[Global___CallShape] | None = ...,
+        error: Global___RequestError | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["error", b"error", "timestamp", b"timestamp"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["error", b"error", "generation", b"generation", "latency_ms", b"latency_ms", "model_name", b"model_name", "model_version", b"model_version", "predictions", b"predictions", "request_id", b"request_id", "shapes", b"shapes", "timestamp", b"timestamp"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___StreamPredictResponse: _TypeAlias = StreamPredictResponse  # noqa: Y015
+
+@_typing.final
+class RequestError(_message.Message):
+    """RequestError is what was wrong with one request of a stream: what a call of its own would have ended with."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    CODE_FIELD_NUMBER: _builtins.int
+    REASON_FIELD_NUMBER: _builtins.int
+    MESSAGE_FIELD_NUMBER: _builtins.int
+    FIELD_FIELD_NUMBER: _builtins.int
+    code: _builtins.int
+    """gRPC status code, such as 3 (INVALID_ARGUMENT)."""
+    reason: _builtins.str
+    """Stable and for programs, such as FEATURE_COUNT_MISMATCH."""
+    message: _builtins.str
+    """For people: what is wrong and what to do about it."""
+    field: _builtins.str
+    """Path of the first field at fault, such as `features[3]`; empty when no field is."""
+    def __init__(
+        self,
+        *,
+        code: _builtins.int = ...,
+        reason: _builtins.str = ...,
+        message: _builtins.str = ...,
+        field: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["code", b"code", "field", b"field", "message", b"message", "reason", b"reason"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RequestError: _TypeAlias = RequestError  # noqa: Y015
 
 @_typing.final
 class ListModelsRequest(_message.Message):

@@ -28,9 +28,13 @@ if _version_not_supported:
 class InferenceServiceStub:
     """InferenceService answers predictions of deployed models. A swap of a model fails no request.
 
-    Wherever a model is named: `champion` (of the default strategy), `{strategy}` (its champion), `{strategy}@champion`, or
-    a version digest of a loaded model. `challenger` and `{strategy}@challenger` are reserved: NOT_FOUND until a challenger
-    can be deployed.
+    Wherever a model is named: `champion` (of the default strategy), `{strategy}` (its champion), `{strategy}@champion`,
+    `challenger` and `{strategy}@challenger` (NOT_FOUND while no challenger is deployed), or a version digest of a loaded
+    model.
+
+    Wherever rows are scored: a call that could not be answered before its deadline, or within the service's latency
+    objective, because of what waits before it is refused at once, RESOURCE_EXHAUSTED (reason OVERLOADED) with a RetryInfo;
+    one whose deadline passes while it waits is DEADLINE_EXCEEDED and is never run.
     """
 
     def __init__(self, channel):
@@ -49,6 +53,11 @@ class InferenceServiceStub:
                 request_serializer=quantmesh_dot_inference_dot_v1_dot_inference__service__pb2.BatchPredictRequest.SerializeToString,
                 response_deserializer=quantmesh_dot_inference_dot_v1_dot_inference__service__pb2.BatchPredictResponse.FromString,
                 _registered_method=True)
+        self.StreamPredict = channel.stream_stream(
+                '/quantmesh.inference.v1.InferenceService/StreamPredict',
+                request_serializer=quantmesh_dot_inference_dot_v1_dot_inference__service__pb2.StreamPredictRequest.SerializeToString,
+                response_deserializer=quantmesh_dot_inference_dot_v1_dot_inference__service__pb2.StreamPredictResponse.FromString,
+                _registered_method=True)
         self.ListModels = channel.unary_unary(
                 '/quantmesh.inference.v1.InferenceService/ListModels',
                 request_serializer=quantmesh_dot_inference_dot_v1_dot_inference__service__pb2.ListModelsRequest.SerializeToString,
@@ -64,9 +73,13 @@ class InferenceServiceStub:
 class InferenceServiceServicer:
     """InferenceService answers predictions of deployed models. A swap of a model fails no request.
 
-    Wherever a model is named: `champion` (of the default strategy), `{strategy}` (its champion), `{strategy}@champion`, or
-    a version digest of a loaded model. `challenger` and `{strategy}@challenger` are reserved: NOT_FOUND until a challenger
-    can be deployed.
+    Wherever a model is named: `champion` (of the default strategy), `{strategy}` (its champion), `{strategy}@champion`,
+    `challenger` and `{strategy}@challenger` (NOT_FOUND while no challenger is deployed), or a version digest of a loaded
+    model.
+
+    Wherever rows are scored: a call that could not be answered before its deadline, or within the service's latency
+    objective, because of what waits before it is refused at once, RESOURCE_EXHAUSTED (reason OVERLOADED) with a RetryInfo;
+    one whose deadline passes while it waits is DEADLINE_EXCEEDED and is never run.
     """
 
     def Predict(self, request, context):
@@ -80,8 +93,18 @@ class InferenceServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def BatchPredict(self, request, context):
-        """BatchPredict scores rows in one call of the model; all rows are scored by the same version, or none.
+        """BatchPredict scores rows, all by the same version, or none.
         Errors: as Predict, and RESOURCE_EXHAUSTED (more rows than the limit).
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def StreamPredict(self, request_iterator, context):
+        """StreamPredict scores what comes on a stream, and answers in the order of the requests, one response for each. Each
+        request is scored by the version that is deployed when it arrives. The service reads ahead up to its window and then
+        not before answers are read: the stream is flow-controlled, and not refused for load. A request that is at fault is
+        answered with `error`, alone; the stream goes on. Half-close to end it: the answers that are due still come.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -114,6 +137,11 @@ def add_InferenceServiceServicer_to_server(servicer, server):
                     request_deserializer=quantmesh_dot_inference_dot_v1_dot_inference__service__pb2.BatchPredictRequest.FromString,
                     response_serializer=quantmesh_dot_inference_dot_v1_dot_inference__service__pb2.BatchPredictResponse.SerializeToString,
             ),
+            'StreamPredict': grpc.stream_stream_rpc_method_handler(
+                    servicer.StreamPredict,
+                    request_deserializer=quantmesh_dot_inference_dot_v1_dot_inference__service__pb2.StreamPredictRequest.FromString,
+                    response_serializer=quantmesh_dot_inference_dot_v1_dot_inference__service__pb2.StreamPredictResponse.SerializeToString,
+            ),
             'ListModels': grpc.unary_unary_rpc_method_handler(
                     servicer.ListModels,
                     request_deserializer=quantmesh_dot_inference_dot_v1_dot_inference__service__pb2.ListModelsRequest.FromString,
@@ -135,9 +163,13 @@ def add_InferenceServiceServicer_to_server(servicer, server):
 class InferenceService:
     """InferenceService answers predictions of deployed models. A swap of a model fails no request.
 
-    Wherever a model is named: `champion` (of the default strategy), `{strategy}` (its champion), `{strategy}@champion`, or
-    a version digest of a loaded model. `challenger` and `{strategy}@challenger` are reserved: NOT_FOUND until a challenger
-    can be deployed.
+    Wherever a model is named: `champion` (of the default strategy), `{strategy}` (its champion), `{strategy}@champion`,
+    `challenger` and `{strategy}@challenger` (NOT_FOUND while no challenger is deployed), or a version digest of a loaded
+    model.
+
+    Wherever rows are scored: a call that could not be answered before its deadline, or within the service's latency
+    objective, because of what waits before it is refused at once, RESOURCE_EXHAUSTED (reason OVERLOADED) with a RetryInfo;
+    one whose deadline passes while it waits is DEADLINE_EXCEEDED and is never run.
     """
 
     @staticmethod
@@ -184,6 +216,33 @@ class InferenceService:
             '/quantmesh.inference.v1.InferenceService/BatchPredict',
             quantmesh_dot_inference_dot_v1_dot_inference__service__pb2.BatchPredictRequest.SerializeToString,
             quantmesh_dot_inference_dot_v1_dot_inference__service__pb2.BatchPredictResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def StreamPredict(request_iterator,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.stream_stream(
+            request_iterator,
+            target,
+            '/quantmesh.inference.v1.InferenceService/StreamPredict',
+            quantmesh_dot_inference_dot_v1_dot_inference__service__pb2.StreamPredictRequest.SerializeToString,
+            quantmesh_dot_inference_dot_v1_dot_inference__service__pb2.StreamPredictResponse.FromString,
             options,
             channel_credentials,
             insecure,

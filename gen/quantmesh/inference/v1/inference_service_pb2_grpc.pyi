@@ -29,9 +29,13 @@ GRPC_VERSION: str
 class InferenceServiceStub:
     """InferenceService answers predictions of deployed models. A swap of a model fails no request.
 
-    Wherever a model is named: `champion` (of the default strategy), `{strategy}` (its champion), `{strategy}@champion`, or
-    a version digest of a loaded model. `challenger` and `{strategy}@challenger` are reserved: NOT_FOUND until a challenger
-    can be deployed.
+    Wherever a model is named: `champion` (of the default strategy), `{strategy}` (its champion), `{strategy}@champion`,
+    `challenger` and `{strategy}@challenger` (NOT_FOUND while no challenger is deployed), or a version digest of a loaded
+    model.
+
+    Wherever rows are scored: a call that could not be answered before its deadline, or within the service's latency
+    objective, because of what waits before it is refused at once, RESOURCE_EXHAUSTED (reason OVERLOADED) with a RetryInfo;
+    one whose deadline passes while it waits is DEADLINE_EXCEEDED and is never run.
     """
 
     @_typing.overload
@@ -45,8 +49,14 @@ class InferenceServiceStub:
     it fails, reason MODEL_FAILED; the row's index is in the error's metadata).
     """
     BatchPredict: _grpc.UnaryUnaryMultiCallable[_inference_service_pb2.BatchPredictRequest, _inference_service_pb2.BatchPredictResponse]
-    """BatchPredict scores rows in one call of the model; all rows are scored by the same version, or none.
+    """BatchPredict scores rows, all by the same version, or none.
     Errors: as Predict, and RESOURCE_EXHAUSTED (more rows than the limit).
+    """
+    StreamPredict: _grpc.StreamStreamMultiCallable[_inference_service_pb2.StreamPredictRequest, _inference_service_pb2.StreamPredictResponse]
+    """StreamPredict scores what comes on a stream, and answers in the order of the requests, one response for each. Each
+    request is scored by the version that is deployed when it arrives. The service reads ahead up to its window and then
+    not before answers are read: the stream is flow-controlled, and not refused for load. A request that is at fault is
+    answered with `error`, alone; the stream goes on. Half-close to end it: the answers that are due still come.
     """
     ListModels: _grpc.UnaryUnaryMultiCallable[_inference_service_pb2.ListModelsRequest, _inference_service_pb2.ListModelsResponse]
     """ListModels lists the loaded models, by strategy and alias."""
@@ -57,9 +67,13 @@ class InferenceServiceStub:
 class InferenceServiceAsyncStub(InferenceServiceStub):
     """InferenceService answers predictions of deployed models. A swap of a model fails no request.
 
-    Wherever a model is named: `champion` (of the default strategy), `{strategy}` (its champion), `{strategy}@champion`, or
-    a version digest of a loaded model. `challenger` and `{strategy}@challenger` are reserved: NOT_FOUND until a challenger
-    can be deployed.
+    Wherever a model is named: `champion` (of the default strategy), `{strategy}` (its champion), `{strategy}@champion`,
+    `challenger` and `{strategy}@challenger` (NOT_FOUND while no challenger is deployed), or a version digest of a loaded
+    model.
+
+    Wherever rows are scored: a call that could not be answered before its deadline, or within the service's latency
+    objective, because of what waits before it is refused at once, RESOURCE_EXHAUSTED (reason OVERLOADED) with a RetryInfo;
+    one whose deadline passes while it waits is DEADLINE_EXCEEDED and is never run.
     """
 
     def __init__(self, channel: _aio.Channel) -> None: ...
@@ -70,8 +84,14 @@ class InferenceServiceAsyncStub(InferenceServiceStub):
     it fails, reason MODEL_FAILED; the row's index is in the error's metadata).
     """
     BatchPredict: _aio.UnaryUnaryMultiCallable[_inference_service_pb2.BatchPredictRequest, _inference_service_pb2.BatchPredictResponse]  # type: ignore[assignment]
-    """BatchPredict scores rows in one call of the model; all rows are scored by the same version, or none.
+    """BatchPredict scores rows, all by the same version, or none.
     Errors: as Predict, and RESOURCE_EXHAUSTED (more rows than the limit).
+    """
+    StreamPredict: _aio.StreamStreamMultiCallable[_inference_service_pb2.StreamPredictRequest, _inference_service_pb2.StreamPredictResponse]  # type: ignore[assignment]
+    """StreamPredict scores what comes on a stream, and answers in the order of the requests, one response for each. Each
+    request is scored by the version that is deployed when it arrives. The service reads ahead up to its window and then
+    not before answers are read: the stream is flow-controlled, and not refused for load. A request that is at fault is
+    answered with `error`, alone; the stream goes on. Half-close to end it: the answers that are due still come.
     """
     ListModels: _aio.UnaryUnaryMultiCallable[_inference_service_pb2.ListModelsRequest, _inference_service_pb2.ListModelsResponse]  # type: ignore[assignment]
     """ListModels lists the loaded models, by strategy and alias."""
@@ -81,9 +101,13 @@ class InferenceServiceAsyncStub(InferenceServiceStub):
 class InferenceServiceServicer(metaclass=_abc_1.ABCMeta):
     """InferenceService answers predictions of deployed models. A swap of a model fails no request.
 
-    Wherever a model is named: `champion` (of the default strategy), `{strategy}` (its champion), `{strategy}@champion`, or
-    a version digest of a loaded model. `challenger` and `{strategy}@challenger` are reserved: NOT_FOUND until a challenger
-    can be deployed.
+    Wherever a model is named: `champion` (of the default strategy), `{strategy}` (its champion), `{strategy}@champion`,
+    `challenger` and `{strategy}@challenger` (NOT_FOUND while no challenger is deployed), or a version digest of a loaded
+    model.
+
+    Wherever rows are scored: a call that could not be answered before its deadline, or within the service's latency
+    objective, because of what waits before it is refused at once, RESOURCE_EXHAUSTED (reason OVERLOADED) with a RetryInfo;
+    one whose deadline passes while it waits is DEADLINE_EXCEEDED and is never run.
     """
 
     @_abc_1.abstractmethod
@@ -104,8 +128,20 @@ class InferenceServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _inference_service_pb2.BatchPredictRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_inference_service_pb2.BatchPredictResponse, _abc.Awaitable[_inference_service_pb2.BatchPredictResponse]]:
-        """BatchPredict scores rows in one call of the model; all rows are scored by the same version, or none.
+        """BatchPredict scores rows, all by the same version, or none.
         Errors: as Predict, and RESOURCE_EXHAUSTED (more rows than the limit).
+        """
+
+    @_abc_1.abstractmethod
+    def StreamPredict(
+        self,
+        request_iterator: _MaybeAsyncIterator[_inference_service_pb2.StreamPredictRequest],
+        context: _ServicerContext,
+    ) -> _typing.Union[_abc.Iterator[_inference_service_pb2.StreamPredictResponse], _abc.AsyncIterator[_inference_service_pb2.StreamPredictResponse]]:
+        """StreamPredict scores what comes on a stream, and answers in the order of the requests, one response for each. Each
+        request is scored by the version that is deployed when it arrives. The service reads ahead up to its window and then
+        not before answers are read: the stream is flow-controlled, and not refused for load. A request that is at fault is
+        answered with `error`, alone; the stream goes on. Half-close to end it: the answers that are due still come.
         """
 
     @_abc_1.abstractmethod

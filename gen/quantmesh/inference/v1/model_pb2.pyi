@@ -41,7 +41,7 @@ class Model(_message.Message):
     strategy: _builtins.str
     """Strategy whose deployment refers to it."""
     alias: _builtins.str
-    """What it is to that deployment: `champion` or `previous` (`challenger` is reserved: there is none yet)."""
+    """What it is to that deployment: `champion`, `challenger` or `previous`."""
     generation: _builtins.int
     """Generation of the deployment that the replica serves."""
     prediction_unit: _builtins.str

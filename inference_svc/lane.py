@@ -1,0 +1,145 @@
+"""The queue of one model: what waits, by priority, and which rows make the next call.
+
+Pure: no event loop, no model. A request's rows may be cut over several calls, and a call may hold rows of many
+requests; each row is in exactly one call, and rows of one request are scored in their order.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+
+from inference_svc.admission import Priority, Terms
+from inference_svc.costs import Cost
+
+Matrix: TypeAlias = NDArray[np.float64]
+
+
+class Work:
+    """Rows of one request, on their way through a lane.
+
+    `rows` is [n, columns], `values` [n] as far as they are known; `shapes` is the receipt: (rows, rows of the call).
+    `finished` is called once, when all rows are scored or the work has failed (`error`).
+    """
+
+    __slots__ = ("cancelled", "error", "finished", "left", "rows", "shapes", "taken", "terms", "values")
+
+    def __init__(self, rows: Matrix, terms: Terms, finished: Callable[[Work], None]) -> None:
+        self.rows = rows
+        self.terms = terms
+        self.finished = finished
+        self.values = np.empty(len(rows))
+        self.shapes: list[tuple[int, int]] = []
+        self.taken = 0
+        self.left = len(rows)
+        self.error: Exception | None = None
+        self.cancelled = False
+
+    @property
+    def over(self) -> bool:
+        """Whether nothing of it is to be scored any more."""
+        return self.cancelled or self.error is not None
+
+    def fail(self, error: Exception) -> None:
+        """End it with an error, unless it has ended."""
+        if not self.over:
+            self.error = error
+            self.finished(self)
+
+    def scored(self, first: int, values: Matrix, batch_rows: int) -> None:
+        """Take the values of rows `first`, `first` + 1, …"""
+        count = len(values)
+        self.values[first : first + count] = values
+        self.shapes.append((count, batch_rows))
+        self.left -= count
+        if not self.left and not self.over:
+            self.finished(self)
+
+
+@dataclass(frozen=True, slots=True)
+class Piece:
+    """Consecutive rows of one work in a call: `count` rows from the work's row `first`."""
+
+    work: Work
+    first: int
+    count: int
+
+    @property
+    def rows(self) -> Matrix:
+        """The rows, [count, columns]."""
+        return self.work.rows[self.first : self.first + self.count]
+
+
+@dataclass(frozen=True, slots=True)
+class Taken:
+    """What was taken out of a lane: the pieces of the next call, and the works whose deadline had passed."""
+
+    pieces: list[Piece]
+    rows: int
+    expired: list[Work]
+
+
+class Lane:
+    """The queue, with the model's cost."""
+
+    __slots__ = ("_queues", "_waiting", "cost")
+
+    def __init__(self, cost: Cost | None = None) -> None:
+        self.cost = cost or Cost()
+        self._queues: tuple[deque[Work], ...] = tuple(deque() for _ in Priority)
+        self._waiting = [0] * len(Priority)
+
+    def __bool__(self) -> bool:
+        return any(self._waiting)
+
+    @property
+    def rows(self) -> int:
+        """Rows that wait."""
+        return sum(self._waiting)
+
+    def rows_before(self, priority: Priority) -> int:
+        """Rows that wait and go before a new work of that priority."""
+        return sum(self._waiting[: priority + 1])
+
+    def push(self, work: Work) -> None:
+        """Let a work wait."""
+        self._queues[work.terms.priority].append(work)
+        self._waiting[work.terms.priority] += len(work.rows)
+
+    def cancel(self, work: Work) -> None:
+        """Nobody waits for a work any more: its rows that are not running free their place at once."""
+        if not work.over and work.left:
+            self._waiting[work.terms.priority] -= len(work.rows) - work.taken
+            work.cancelled = True
+
+    def take(self, most_rows: int, now: float) -> Taken:
+        """Take the rows of the next call: up to so many, the higher priority first, then in order of arrival."""
+        taken = Taken([], 0, [])
+        room = most_rows
+        for priority, queue in enumerate(self._queues):
+            while queue and room:
+                work = queue[0]
+                left = len(work.rows) - work.taken
+                if work.over:  # cancelled: counted off already; failed in an earlier call: not yet
+                    if not work.cancelled:
+                        self._waiting[priority] -= left
+                    queue.popleft()
+                    continue
+                if work.terms.deadline is not None and work.terms.deadline <= now:
+                    self._waiting[priority] -= left
+                    taken.expired.append(work)
+                    queue.popleft()
+                    continue
+                count = min(left, room)
+                taken.pieces.append(Piece(work, work.taken, count))
+                work.taken += count
+                self._waiting[priority] -= count
+                room -= count
+                if count == left:
+                    queue.popleft()
+        return Taken(taken.pieces, most_rows - room, taken.expired)

@@ -1,0 +1,242 @@
+"""The greedy batcher: every row is scored once, its own answer comes back, and nothing is waited for."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+import time
+from collections.abc import Callable
+from itertools import chain
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from numpy.typing import NDArray
+
+from inference_svc.admission import Admission, Priority, Terms
+from inference_svc.batcher import INLINE_S, Batcher
+from inference_svc.costs import Cost
+from inference_svc.lane import Lane, Work
+from inference_svc.registry import LoadedModel
+from runtime.errors import DeadlineExceededError, FailedPreconditionError, ResourceExhaustedError
+from tests.unit.inference_svc.loaded import loaded
+
+POISON = -1.0
+
+
+class Recorder:
+    """Gives back the first value of a row, fails as a whole over a poisoned row, and keeps its calls."""
+
+    columns = 1
+
+    def __init__(self, on_call: Callable[[], None] = lambda: None) -> None:
+        self.calls: list[list[float]] = []
+        self._on_call = on_call
+
+    def unfit(self, rows: NDArray[np.float64], /) -> NDArray[np.bool_] | None:
+        return None
+
+    def predict(self, rows: NDArray[np.float64], /) -> NDArray[np.float64]:
+        self._on_call()
+        if (rows == POISON).any():
+            raise ValueError("poison")
+        self.calls.append(rows[:, 0].tolist())
+        return rows[:, 0] * 2
+
+
+def model(on_call: Callable[[], None] = lambda: None, cost: Cost | None = None) -> tuple[LoadedModel, Recorder]:
+    recorder = Recorder(on_call)
+    made = loaded("a" * 64, columns=1, model=recorder)
+    return LoadedModel(made.version, made.manifest, recorder, 0, Lane(cost)), recorder
+
+
+def batcher(most_rows: int = 4, target_s: float = 60.0, max_rows: int = 10_000, threads: int = 1) -> Batcher:
+    return Batcher(Admission(target_s, max_rows), most_rows=most_rows, threads=threads)
+
+
+async def until(condition: Callable[[], bool]) -> None:
+    async with asyncio.timeout(10):
+        while not condition():
+            await asyncio.sleep(0.001)
+
+
+WORKS = st.lists(
+    st.tuples(
+        st.lists(st.one_of(st.integers(0, 1000).map(float), st.just(POISON)), min_size=1, max_size=9),
+        st.sampled_from(Priority),
+        st.sampled_from(["now", "after a turn", "cancel", "expired"]),
+        st.booleans(),
+    ),
+    max_size=12,
+)
+
+
+@settings(max_examples=200, deadline=None)
+@given(works=WORKS, most_rows=st.integers(1, 6), long=st.booleans())
+def test_each_row_gets_its_own_answer_whatever_else_waits(
+    works: list[tuple[list[float], Priority, str, bool]], most_rows: int, long: bool
+) -> None:
+    asyncio.run(_program(works, most_rows, long))
+
+
+async def _program(works: list[tuple[list[float], Priority, str, bool]], most_rows: int, long: bool) -> None:
+    cost = Cost(2 * INLINE_S, 0.0) if long else None
+    models = [model(cost=cost), model(cost=None)]
+    service = batcher(most_rows)
+    finished: list[Work] = []
+    begun: list[tuple[Work, list[float], str]] = []
+    for values, priority, how, first in works:
+        loaded_model, _ = models[first]
+        deadline = time.perf_counter() + (1e-9 if how == "expired" else 60.0)
+        try:
+            rows = np.array(values).reshape(-1, 1)
+            work = service.submit(loaded_model, rows, Terms(priority, deadline, patient=True), finished.append)
+        except DeadlineExceededError:
+            assert how == "expired"
+            continue
+        begun.append((work, values, how))
+        if how == "cancel":
+            loaded_model.lane.cancel(work)
+        if how == "after a turn":
+            await asyncio.sleep(0)
+    awaited = [work for work, _, how in begun if how != "cancel"]
+    await until(lambda: all(work in finished for work in awaited))
+    await until(lambda: service.waiting_rows == 0)
+    for work, values, how in begun:
+        assert finished.count(work) == (0 if work.cancelled else 1)
+        if work.cancelled or how == "expired":
+            continue
+        if POISON in values:
+            assert isinstance(work.error, FailedPreconditionError)
+            assert int(work.error.metadata["row"]) == values.index(POISON)
+        else:
+            assert work.error is None
+            assert work.values.tolist() == [2 * value for value in values]
+            assert sum(count for count, _ in work.shapes) == len(values)
+            assert all(count <= batch <= most_rows for count, batch in work.shapes)
+    for _, recorder in models:
+        assert all(len(call) <= most_rows for call in recorder.calls)
+    service.close()
+
+
+async def test_what_waits_is_run_at_once_and_together() -> None:
+    loaded_model, recorder = model()
+    service = batcher(most_rows=8)
+    finished: list[Work] = []
+    for value in range(5):
+        service.submit(loaded_model, np.array([[float(value)]]), Terms(), finished.append)
+    await asyncio.sleep(0)
+    assert recorder.calls == [[0.0, 1.0, 2.0, 3.0, 4.0]]
+    assert [work.shapes for work in finished] == [[(1, 5)]] * 5
+
+
+async def test_the_higher_priority_goes_first_and_arrival_decides_among_equals() -> None:
+    loaded_model, recorder = model()
+    service = batcher(most_rows=2)
+    finished: list[Work] = []
+    for value, priority in enumerate([Priority.LOW, Priority.NORMAL, Priority.HIGH, Priority.NORMAL, Priority.HIGH]):
+        service.submit(loaded_model, np.array([[float(value)]]), Terms(priority), finished.append)
+    await until(lambda: len(finished) == 5)
+    assert recorder.calls == [[2.0, 4.0], [1.0, 3.0], [0.0]]
+
+
+async def test_a_long_call_leaves_the_event_loop_free_and_what_comes_meanwhile_is_the_next_call() -> None:
+    go_on = threading.Event()
+    slow, recorder = model(lambda: go_on.wait(10) and None, Cost(1.0, 0.0))
+    quick, quick_recorder = model()
+    service = batcher()
+    finished: list[Work] = []
+    service.submit(slow, np.array([[1.0]]), Terms(), finished.append)
+    await asyncio.sleep(0)
+    for value in (2.0, 3.0):
+        service.submit(slow, np.array([[value]]), Terms(), finished.append)
+    service.submit(quick, np.array([[9.0]]), Terms(), finished.append)
+    await until(lambda: bool(quick_recorder.calls))
+    assert recorder.calls == []
+    go_on.set()
+    await until(lambda: len(finished) == 4)
+    assert recorder.calls == [[1.0], [2.0, 3.0]]
+    service.close()
+
+
+async def test_two_long_models_share_one_thread_and_both_are_scored() -> None:
+    first, one = model(cost=Cost(1.0, 0.0))
+    second, two = model(cost=Cost(1.0, 0.0))
+    service = batcher(threads=1)
+    finished: list[Work] = []
+    for value in range(10):
+        service.submit((first, second)[value % 2], np.array([[float(value)]]), Terms(patient=True), finished.append)
+        await asyncio.sleep(0)
+    await until(lambda: len(finished) == 10)
+    assert sorted(chain(*one.calls, *two.calls)) == [float(n) for n in range(10)]
+    service.close()
+
+
+async def test_work_whose_deadline_passes_while_it_waits_is_never_run() -> None:
+    loaded_model, recorder = model(lambda: time.sleep(0.02))
+    service = batcher(most_rows=1)
+    finished: list[Work] = []
+    service.submit(loaded_model, np.array([[1.0]]), Terms(), finished.append)
+    late = service.submit(
+        loaded_model, np.array([[2.0]]), Terms(deadline=time.perf_counter() + 0.01, patient=True), finished.append
+    )
+    await until(lambda: len(finished) == 2)
+    assert isinstance(late.error, DeadlineExceededError)
+    assert recorder.calls == [[1.0]]
+
+
+async def test_a_call_that_would_be_late_is_refused_at_once_and_told_when_to_come_back() -> None:
+    go_on = threading.Event()
+    slow, _ = model(lambda: go_on.wait(10) and None, Cost(0.1, 0.0))
+    service = batcher(most_rows=1, target_s=0.25)
+    finished: list[Work] = []
+    for _ in range(2):  # one that runs and one behind it
+        service.submit(slow, np.array([[1.0]]), Terms(), finished.append)
+        await asyncio.sleep(0)
+    with pytest.raises(ResourceExhaustedError) as refused:  # a third would take 0.3 s
+        service.submit(slow, np.array([[1.0]]), Terms(), finished.append)
+    assert refused.value.reason == "OVERLOADED"
+    assert refused.value.retry_after_s == pytest.approx(0.2, abs=0.05)
+    service.submit(slow, np.array([[1.0]]), Terms(patient=True), finished.append)
+    go_on.set()
+    await until(lambda: len(finished) == 3)
+    service.close()
+
+
+async def test_a_call_of_high_priority_is_not_refused_for_what_it_overtakes() -> None:
+    go_on = threading.Event()
+    slow, _ = model(lambda: go_on.wait(10) and None, Cost(0.1, 0.0))
+    service = batcher(most_rows=1, target_s=0.25)
+    finished: list[Work] = []
+    for _ in range(2):
+        service.submit(slow, np.array([[1.0]]), Terms(Priority.LOW), finished.append)
+        await asyncio.sleep(0)
+    with pytest.raises(ResourceExhaustedError):
+        service.submit(slow, np.array([[1.0]]), Terms(Priority.LOW), finished.append)
+    service.submit(slow, np.array([[1.0]]), Terms(Priority.HIGH), finished.append)
+    go_on.set()
+    await until(lambda: len(finished) == 3)
+    service.close()
+
+
+async def test_the_queue_is_bounded() -> None:
+    loaded_model, _ = model()
+    service = batcher(max_rows=5)
+    finished: list[Work] = []
+    service.submit(loaded_model, np.zeros((9, 1)), Terms(), finished.append)  # alone, it may be as big as it is
+    with pytest.raises(ResourceExhaustedError) as refused:
+        service.submit(loaded_model, np.zeros((1, 1)), Terms(patient=True), finished.append)
+    assert refused.value.reason == "QUEUE_FULL"
+    await until(lambda: len(finished) == 1)
+
+
+async def test_deterministic_scores_each_row_alone() -> None:
+    loaded_model, recorder = model()
+    service = Batcher(Admission(60.0, 100), most_rows=8, deterministic=True)
+    finished: list[Work] = []
+    for value in (1.0, 2.0, 3.0):
+        service.submit(loaded_model, np.array([[value]]), Terms(), finished.append)
+    await until(lambda: len(finished) == 3)
+    assert recorder.calls == [[1.0], [2.0], [3.0]]
+    assert [work.shapes for work in finished] == [[(1, 1)]] * 3
