@@ -26,8 +26,8 @@ class Priority(enum.IntEnum):
 class Terms:
     """What a caller asks of an answer.
 
-    `deadline` is in seconds of `time.perf_counter()`, None without one. A `patient` call waits as long as it takes: its
-    caller is held back by flow control instead.
+    `deadline` is in seconds of `time.perf_counter()`, None without one. A `patient` call waits as long as it takes, and
+    is not refused for what waits: its caller is held back by flow control instead.
     """
 
     priority: Priority = Priority.NORMAL
@@ -55,7 +55,7 @@ class Admission:
         DeadlineExceededError when the deadline is past already. A call that nothing waits before is never too slow
         for the objective: at an idle service it would be no faster.
         """
-        if waiting_rows and waiting_rows + rows > self._max_rows:
+        if waiting_rows and waiting_rows + rows > self._max_rows and not terms.patient:
             raise ResourceExhaustedError(
                 f"{waiting_rows} rows are waiting to be scored, and at most {self._max_rows} may: try again later",
                 reason="QUEUE_FULL",

@@ -23,8 +23,11 @@ from runtime.validation import request_id
 
 SERVICE_NAME = "quantmesh.inference.v1.InferenceService"
 
-STREAM_WINDOW = 64
-"""Requests of one stream that wait or whose answers are not read yet."""
+STREAM_WINDOW_ROWS = 4096
+"""Rows of one stream that wait or whose answers are not read yet."""
+
+_LEAST_WEIGHT = 64
+"""Rows that a request counts for at least: a stream of single rows has 64 requests under way."""
 
 
 class Context(Protocol):
@@ -111,7 +114,7 @@ class InferenceServicer(inference_service_pb2_grpc.InferenceServiceServicer):
     async def StreamPredict(
         self, requests: AsyncIterable[pb.StreamPredictRequest], context: Context
     ) -> AsyncIterator[pb.StreamPredictResponse]:
-        async with aclosing(in_order(requests, self._begin_streamed, STREAM_WINDOW)) as responses:
+        async with aclosing(in_order(requests, self._begin_streamed, STREAM_WINDOW_ROWS, _weight)) as responses:
             async for response in responses:
                 yield response
 
@@ -131,6 +134,10 @@ class InferenceServicer(inference_service_pb2_grpc.InferenceServiceServicer):
 def _terms(wanted: pb.Priority.ValueType, context: Context, now: float) -> Terms:
     left_s = context.time_remaining()
     return Terms(priority(wanted), None if left_s is None else now + left_s)
+
+
+def _weight(request: pb.StreamPredictRequest) -> int:
+    return max(request.packed.rows, _LEAST_WEIGHT)
 
 
 class _Streamed:

@@ -24,24 +24,32 @@ class Begun(Protocol[Answer_co]):
 
 
 async def in_order(
-    requests: AsyncIterable[Request], begin: Callable[[Request], Begun[Answer_co]], window: int
+    requests: AsyncIterable[Request],
+    begin: Callable[[Request], Begun[Answer_co]],
+    window: int,
+    weight: Callable[[Request], int] = lambda _: 1,
 ) -> AsyncGenerator[Answer_co, None]:
-    """Begin requests as they come and yield their answers in order; at most `window` are under way or not yet taken.
+    """Begin requests as they come and yield their answers in order.
 
-    With the window full nothing is read, so a slow reader of answers slows down whoever sends. What reading raises is
-    raised after the answers that are due.
+    What is under way or not yet taken weighs at most `window`, or is one request. With the window full nothing is begun
+    and nothing more is read, so a slow reader of answers slows down whoever sends. What reading raises is raised after
+    the answers that are due.
     """
-    begun: deque[Begun[Answer_co]] = deque()
-    room = asyncio.Semaphore(window)
-    news = asyncio.Event()
+    begun: deque[tuple[Begun[Answer_co], int]] = deque()
+    used = 0
+    room, news = asyncio.Event(), asyncio.Event()
 
     async def read() -> None:
+        nonlocal used
         try:
-            await room.acquire()
             async for request in requests:
-                begun.append(begin(request))
+                weighs = weight(request)
+                while used and used + weighs > window:
+                    room.clear()
+                    await room.wait()
+                begun.append((begin(request), weighs))
+                used += weighs
                 news.set()
-                await room.acquire()
         finally:
             news.set()
 
@@ -49,16 +57,17 @@ async def in_order(
     try:
         while True:
             while begun:
-                yield await begun[0].result()
+                answer, weighs = begun[0]
+                yield await answer.result()
                 begun.popleft()
-                room.release()
-            if reading.done() and not begun:
+                used -= weighs
+                room.set()
+            if reading.done():
                 break
             news.clear()
-            if not begun and not reading.done():
-                await news.wait()
+            await news.wait()
         reading.result()
     finally:
         await ended(reading)
-        for each in begun:
-            each.cancel()
+        for answer, _ in begun:
+            answer.cancel()

@@ -80,6 +80,19 @@ async def test_no_more_than_the_window_is_read_ahead_of_who_takes_the_answers() 
         assert len(requests.begun) <= 5
 
 
+async def test_a_request_counts_for_what_it_weighs_and_one_that_weighs_too_much_goes_alone() -> None:
+    requests = Requests(6)
+    answers = in_order(requests.read(), requests.begin, 10, weight=lambda number: 30 if number == 3 else 4)
+    waiting = asyncio.ensure_future(anext(answers))
+    for begun, taken in ((2, 0), (3, 1), (3, 2), (4, 3), (6, 4)):
+        await settle()
+        assert (len(requests.begun), taken) == (begun, taken)
+        requests.begun[taken].over.set()
+        await waiting
+        waiting = asyncio.ensure_future(anext(answers))
+    waiting.cancel()
+
+
 async def test_what_is_under_way_is_cancelled_when_nobody_listens_any_more() -> None:
     requests = Requests(3)
     answers = in_order(requests.read(), requests.begin, 8)
