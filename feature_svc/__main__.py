@@ -2,13 +2,15 @@
 
 from feature_svc.app import build
 from feature_svc.settings import FeatureSettings
-from runtime.process import run
+from runtime.process import Service, run
 
 if __name__ == "__main__":
     run(
-        "feature_svc",
-        FeatureSettings,
-        build,
-        metrics_port=lambda settings: settings.feature_metrics_port,
-        metrics_setting="QUANTMESH_FEATURE_METRICS_PORT",
+        Service(
+            "feature_svc",
+            FeatureSettings,
+            build,
+            metrics_port=lambda settings: settings.feature_metrics_port,
+            metrics_setting="QUANTMESH_FEATURE_METRICS_PORT",
+        )
     )

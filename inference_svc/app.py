@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import socket
+from collections.abc import Sequence
+from pathlib import Path
 from uuid import uuid4
 
 import structlog
@@ -14,6 +16,7 @@ from inference_svc.batcher import Batcher
 from inference_svc.follower import Follower
 from inference_svc.loader import Loader
 from inference_svc.predict import Predictor
+from inference_svc.process import HOT_PATHS, PORT
 from inference_svc.registry import Registry
 from inference_svc.scorer import STREAM, Scorer
 from inference_svc.service import SERVICE_NAME, InferenceServicer
@@ -21,7 +24,9 @@ from inference_svc.settings import InferenceSettings
 from modelstore.artifacts import ArtifactStore
 from modelstore.deployments import DeploymentStore
 from modelstore.replicas import ReplicaBoard
+from quantmesh.inference.v1 import inference_service_pb2 as pb
 from quantmesh.inference.v1 import inference_service_pb2_grpc
+from runtime.envoy.grpc_app import HotMethod
 from runtime.grpc_server import MeshServer, ServerConfig
 from runtime.process import required_redis_url, vital
 from runtime.redis_client import Client, connect, wait_for_redis
@@ -35,9 +40,17 @@ class Inference:
     """A replica that is up."""
 
     def __init__(
-        self, server: MeshServer, follower: Follower, scorer: Scorer, lag: LagMonitor, batcher: Batcher, redis: Client
+        self,
+        server: MeshServer,
+        servicer: InferenceServicer,
+        follower: Follower,
+        scorer: Scorer,
+        lag: LagMonitor,
+        batcher: Batcher,
+        redis: Client,
     ) -> None:
         self._server = server
+        self._servicer = servicer
         self._follower = follower
         self._scorer = scorer
         self._lag = lag
@@ -59,6 +72,18 @@ class Inference:
         """`host:port` that clients on this machine dial."""
         return self._server.address
 
+    @property
+    def hot_methods(self) -> Sequence[HotMethod]:
+        """Calls that Envoy may answer, with Python within it."""
+        return [
+            HotMethod(HOT_PATHS[0], pb.PredictRequest, self._servicer.Predict),
+            HotMethod(HOT_PATHS[1], pb.BatchPredictRequest, self._servicer.BatchPredict),
+        ]
+
+    async def not_serving(self) -> None:
+        """Tell every health watcher that this server is going away."""
+        await self._server.not_serving()
+
     async def stop(self) -> None:
         """NOT_SERVING, stop reading, drain, close Redis."""
         await self._server.not_serving()
@@ -71,9 +96,10 @@ class Inference:
         await self._redis.aclose()
 
 
-async def build(settings: InferenceSettings) -> Inference:
+async def build(settings: InferenceSettings, behind: Path | None = None) -> Inference:
     """Start a replica. It listens once it has loaded what is deployed (which may be nothing, or may not load): to be
-    reachable is to be ready. From then on it serves with or without Redis.
+    reachable is to be ready. From then on it serves with or without Redis. `behind` is the Unix socket of its gRPC
+    server when Envoy listens on the port in front of it, and answers `hot_methods` itself.
 
     Raises UnavailableError (REDIS_NOT_CONFIGURED, REDIS_UNAVAILABLE), PortInUseError.
     """
@@ -97,11 +123,10 @@ async def build(settings: InferenceSettings) -> Inference:
             threads=settings.threads,
             deterministic=settings.deterministic,
         )
-        server = MeshServer(ServerConfig.of(settings, settings.inference_port, "QUANTMESH_INFERENCE_PORT"))
-        inference_service_pb2_grpc.add_InferenceServiceServicer_to_server(
-            InferenceServicer(Predictor(registry, batcher, settings.max_batch_rows), registry, settings.p99_ms_target),
-            server.server,
-        )
+        server = MeshServer(ServerConfig.of(settings, settings.inference_port, PORT, behind))
+        predictor = Predictor(registry, batcher, settings.max_batch_rows)
+        servicer = InferenceServicer(predictor, registry, settings.p99_ms_target)
+        inference_service_pb2_grpc.add_InferenceServiceServicer_to_server(servicer, server.server)
         await server.start([SERVICE_NAME])
         await follower.listening(server.address)
     except BaseException:
@@ -110,7 +135,7 @@ async def build(settings: InferenceSettings) -> Inference:
     catalog = load_catalog(settings.partitions)
     scorer = Scorer(redis, catalog, registry, follower, settings.batch_size)
     lag = LagMonitor(redis, catalog, [(STREAM, catalog.stream(STREAM).group)])
-    return Inference(server, follower, scorer, lag, batcher, redis)
+    return Inference(server, servicer, follower, scorer, lag, batcher, redis)
 
 
 def replica_id(port: int) -> str:

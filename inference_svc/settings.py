@@ -21,6 +21,11 @@ class InferenceSettings(MeshSettings):
     runtime: Literal["onnx"] = Field(
         default="onnx", validation_alias="INFER_RUNTIME", description="What runs the models; there is one."
     )
+    listener: Literal["auto", "envoy", "grpcio"] = Field(
+        default="auto",
+        validation_alias="INFER_LISTENER",
+        description="What listens: Envoy with Python within, grpcio, or (auto) Envoy where it can.",
+    )
     p99_ms_target: float = Field(
         default=50.0,
         gt=0,

@@ -19,6 +19,7 @@ OF_SERVICES = frozenset(
         "INFER_DETERMINISTIC",
         "INFER_GPU_ENABLED",
         "INFER_INTRA_OP_THREADS",
+        "INFER_LISTENER",
         "INFER_MEMORY_LIMIT_MB",
         "INFER_MODEL_WARMUP",
         "INFER_P99_MS_TARGET",

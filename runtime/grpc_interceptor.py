@@ -1,4 +1,4 @@
-"""What every RPC of every service gets: a span, a deadline, metrics, and errors as google.rpc.Status.
+"""What every RPC of a grpcio server gets: a span, a deadline, metrics, and errors as google.rpc.Status.
 
 A domain error becomes its status with details. Anything else is a bug: it is logged with its stack, and the caller
 is told INTERNAL with a reason and nothing of the inside. Cancellation passes through.
@@ -14,34 +14,23 @@ from typing import Any
 
 import grpc
 import grpc.aio
-import structlog
 from google.protobuf.message import DecodeError
 from opentelemetry.trace import SpanKind
-from prometheus_client import Counter, Histogram
 
 from runtime import telemetry
-from runtime.errors import DeadlineExceededError, InvalidInputError, QuantmeshError
-from runtime.grpc_errors import DETAILS_TRAILER, domain_error, status_code, to_status
-
-log = structlog.get_logger()
-
-RPCS = Counter("quantmesh_grpc_requests_total", "RPCs ended, by method and status.", ["method", "code"])
-RPC_SECONDS = Histogram(
-    "quantmesh_grpc_request_seconds",
-    "Time of an RPC in the handler, seconds.",
-    ["method"],
-    buckets=(0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 10),
-)
+from runtime.errors import DeadlineExceededError, QuantmeshError
+from runtime.grpc_calls import CallMetrics, failure, undecodable
+from runtime.grpc_errors import DETAILS_TRAILER, to_status
 
 
 class _Undecodable:
-    """What the deserializer gives in place of a message; gRPC itself would answer UNKNOWN."""
+    """What the deserializer gives in place of a message."""
 
     def __init__(self, error: DecodeError) -> None:
         self._error = error
 
     def raise_it(self) -> None:
-        raise InvalidInputError(f"the request is not a message of this method: {self._error}", reason="UNDECODABLE")
+        raise undecodable(self._error)
 
 
 def _deserializer(inner: Callable[[bytes], Any] | None) -> Callable[[bytes], Any] | None:
@@ -68,13 +57,6 @@ def _checked(request: Any) -> Any:
     if isinstance(request, _Undecodable):
         request.raise_it()
     return _decoded(request) if isinstance(request, AsyncIterable) else request
-
-
-class _InternalError(QuantmeshError):
-    """What a caller may know of a bug."""
-
-    def __init__(self) -> None:
-        super().__init__("internal error; the service's log says more", reason="INTERNAL")
 
 
 class MeshInterceptor(grpc.aio.ServerInterceptor):
@@ -158,22 +140,16 @@ def _observed(method: str, context: grpc.aio.ServicerContext[Any, Any]) -> Itera
         code = (number if isinstance(number, grpc.StatusCode) else known[int(number)]).name
         raise
     finally:
-        RPCS.labels(method, code).inc()
-        RPC_SECONDS.labels(method).observe(time.perf_counter() - started)
+        CallMetrics(method).ended(code, started)
 
 
 async def _fail(method: str, context: grpc.aio.ServicerContext[Any, Any], error: Exception) -> None:
     """Turn an exception into the RPC's status. Always raises."""
     if isinstance(error, grpc.aio.AbortError):
         raise error
-    known = domain_error(error)
-    if known is not None:
-        await _abort(context, known, status_code(known))
-    log.error("RPC failed", method=method, exc_info=error)
-    await _abort(context, _InternalError(), grpc.StatusCode.INTERNAL)
+    await _abort(context, *failure(method, error))
 
 
 async def _abort(context: grpc.aio.ServicerContext[Any, Any], error: QuantmeshError, code: grpc.StatusCode) -> None:
     status = to_status(error)
-    status.code = code.value[0]
     await context.abort(code, status.message, trailing_metadata=((DETAILS_TRAILER, status.SerializeToString()),))

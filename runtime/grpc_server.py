@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import grpc.aio
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
@@ -20,7 +21,10 @@ _NOT_SERVING = health_pb2.HealthCheckResponse.NOT_SERVING
 
 @dataclass(frozen=True, slots=True)
 class ServerConfig:
-    """Where a server listens and what it bears. `setting` is the name of the setting that holds the port."""
+    """Where a server listens and what it bears. `setting` is the name of the setting that holds the port.
+
+    `behind` is a Unix socket to listen on in place of host and port, on which whoever listens there passes calls on.
+    """
 
     host: str
     port: int
@@ -29,9 +33,10 @@ class ServerConfig:
     max_concurrent_rpcs: int = 1000
     default_deadline_s: float = 30.0
     drain_grace_s: float = 10.0
+    behind: Path | None = None
 
     @classmethod
-    def of(cls, settings: MeshSettings, port: int, setting: str) -> ServerConfig:
+    def of(cls, settings: MeshSettings, port: int, setting: str, behind: Path | None = None) -> ServerConfig:
         """Take all but the port from the settings."""
         return cls(
             host=settings.host,
@@ -41,6 +46,7 @@ class ServerConfig:
             max_concurrent_rpcs=settings.max_concurrent_rpcs,
             default_deadline_s=settings.default_deadline_s,
             drain_grace_s=settings.drain_grace_s,
+            behind=behind,
         )
 
 
@@ -78,16 +84,23 @@ class MeshServer:
         health_pb2_grpc.add_HealthServicer_to_server(self._health, self.server)
         names = (*self._services, health.SERVICE_NAME, reflection.SERVICE_NAME)
         reflection.enable_server_reflection(names, self.server)
-        # gRPC prints a stack of its own when it can't bind; ask first, so that the log has one clear line.
-        require_free(self._config.host, self._config.port, self._config.setting)
-        try:
-            self.port = self.server.add_insecure_port(address(self._config.host, self._config.port))
-        except RuntimeError as error:
-            raise PortInUseError(self._config.host, self._config.port, self._config.setting) from error
+        self.port = self._bind()
         await self.server.start()
         for name in ("", *self._services):
             await self._health.set(name, _SERVING)
         return self.port
+
+    def _bind(self) -> int:
+        config = self._config
+        if config.behind is not None:
+            self.server.add_insecure_port(f"unix:{config.behind}")
+            return config.port
+        # gRPC prints a stack of its own when it can't bind; ask first, so that the log has one clear line.
+        require_free(config.host, config.port, config.setting)
+        try:
+            return self.server.add_insecure_port(address(config.host, config.port))
+        except RuntimeError as error:
+            raise PortInUseError(config.host, config.port, config.setting) from error
 
     async def set_serving(self, service_name: str, serving: bool) -> None:
         """Say whether one service can do its work."""

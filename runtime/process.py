@@ -10,9 +10,11 @@ import asyncio
 import os
 import signal
 import sys
-from collections.abc import Callable, Coroutine
+from collections.abc import Awaitable, Callable, Coroutine, Iterator
+from contextlib import contextmanager
 from contextvars import ContextVar
-from typing import Any, Protocol, TypeVar
+from dataclasses import dataclass
+from typing import Any, Generic, Protocol, TypeVar
 
 import prometheus_client
 import structlog
@@ -49,8 +51,8 @@ S = TypeVar("S", bound=MeshSettings)
 class _End:
     """When a process is to end, and with which exit code."""
 
-    def __init__(self) -> None:
-        self.told = asyncio.Event()
+    def __init__(self, told: asyncio.Event) -> None:
+        self.told = told
         self.code = 0
 
 
@@ -126,53 +128,90 @@ def load_settings(kind: type[S]) -> S:
         sys.exit(EX_CONFIG)
 
 
-def run(
-    service: str,
-    settings_kind: type[S],
-    build: Callable[[S], Coroutine[Any, Any, Running]],
-    *,
-    metrics_port: Callable[[S], int],
-    metrics_setting: str,
-) -> None:
+@dataclass(frozen=True, slots=True)
+class Service(Generic[S]):
+    """What a service process is made of."""
+
+    name: str
+    settings: type[S]
+    build: Callable[[S], Coroutine[Any, Any, Running]]
+    metrics_port: Callable[[S], int]
+    metrics_setting: str
+
+
+def run(service: Service[S]) -> None:
     """Run a service until SIGTERM or SIGINT, then stop it gracefully. Never returns: exits the process."""
-    settings = load_settings(settings_kind)
-    logs.configure(service, settings)
-    provider = telemetry.configure(service)
+    settings = load_settings(service.settings)
+    with equipped(service, settings) as outcome:
+        outcome.code = uvloop.run(_until_signalled(service, settings))
+    sys.exit(outcome.code)
+
+
+class Outcome:
+    """With which exit code a process ends."""
+
     code = 0
+
+
+@contextmanager
+def equipped(service: Service[S], settings: S) -> Iterator[Outcome]:
+    """Logs, traces and metrics for what runs within; an error that has a meaning for the supervisor is logged and
+    becomes its exit code.
+    """
+    logs.configure(service.name, settings)
+    provider = telemetry.configure(service.name)
+    outcome = Outcome()
     try:
+        port = service.metrics_port(settings)
         try:
-            prometheus_client.start_http_server(metrics_port(settings), settings.host)
+            prometheus_client.start_http_server(port, settings.host)
         except OSError as error:
-            raise refused(settings.host, metrics_port(settings), metrics_setting, error) from error
-        code = uvloop.run(_serve(settings, build))
+            raise refused(settings.host, port, service.metrics_setting, error) from error
+        yield outcome
     except ConfigurationError as error:
         log.error(error.message)
-        code = EX_CONFIG
+        outcome.code = EX_CONFIG
     except UnavailableError as error:
         log.error(error.message)
-        code = EX_UNAVAILABLE
+        outcome.code = EX_UNAVAILABLE
     finally:
         provider.shutdown()
-    sys.exit(code)
 
 
-async def _serve(settings: S, build: Callable[[S], Coroutine[Any, Any, Running]]) -> int:
-    """Serve until told to end. Returns the exit code."""
-    end = _End()
-    _end.set(end)
+async def _until_signalled(service: Service[S], settings: S) -> int:
+    told = asyncio.Event()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, end.told.set)
-    building = asyncio.create_task(build(settings))
-    waiting = asyncio.create_task(end.told.wait())
+        loop.add_signal_handler(number, told.set)
+    return await serve(service, settings, told)
+
+
+async def serve(
+    service: Service[S],
+    settings: S,
+    told: asyncio.Event,
+    on_serving: Callable[[Running], None] = lambda _: None,
+    before_stop: Callable[[Running], Awaitable[None]] | None = None,
+) -> int:
+    """Serve until told to end, or until a vital part fails. Returns the exit code.
+
+    `on_serving` is called once the service is up, `before_stop` before it is stopped.
+    """
+    end = _End(told)
+    _end.set(end)
+    building = asyncio.create_task(service.build(settings))
+    waiting = asyncio.create_task(told.wait())
     await asyncio.wait({building, waiting}, return_when=asyncio.FIRST_COMPLETED)
     if not building.done():  # told to end while still waiting for Redis, say
         await ended(building)
         return end.code
     running = building.result()
+    on_serving(running)
     log.info("serving", port=running.port)
     await waiting
     log.info("stopping")
+    if before_stop is not None:
+        await before_stop(running)
     if end.code:
         await _stop_what_can(running, settings.drain_grace_s + _STOP_MARGIN_S)
     else:

@@ -1,0 +1,147 @@
+"""Envoy's configuration for one public port: hot calls to the Python within, all others to the gRPC server behind.
+
+Pure: a configuration is JSON values, as Envoy's v3 API documents them.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeAlias
+
+Json: TypeAlias = dict[str, Any]
+
+_TYPES = "type.googleapis.com/"
+_FILTERS = f"{_TYPES}envoy.extensions.filters"
+FILTER = "python"
+
+_BEHIND = "behind"
+
+
+@dataclass(frozen=True, slots=True)
+class Front:
+    """What listens, and where calls go.
+
+    `hot_paths` are answered by the ASGI application `app` (`module:attribute`) when they are plain gRPC: POST, and not
+    compressed. `behind` is the Unix socket of the gRPC server that answers everything else.
+    """
+
+    host: str
+    port: int
+    hot_paths: Sequence[str]
+    app: str
+    module: Path
+    behind: Path
+    admin: Path
+    max_message_bytes: int
+    max_concurrent_streams: int
+
+
+def configuration(front: Front) -> Json:
+    """The whole bootstrap configuration."""
+    return {
+        "admin": {"address": {"pipe": {"path": str(front.admin), "mode": 0o600}}},
+        "static_resources": {"listeners": [_listener(front)], "clusters": [_cluster(front)]},
+        "layered_runtime": {
+            "layers": [
+                {
+                    "name": "static",
+                    # The listeners' own limits hold; without this, Envoy warns at each start that there is none here.
+                    "static_layer": {"overload": {"global_downstream_max_connections": 50_000}},
+                }
+            ]
+        },
+    }
+
+
+def _listener(front: Front) -> Json:
+    return {
+        "name": "public",
+        "address": {"socket_address": {"address": front.host, "port_value": front.port}},
+        # Two servers must not share a port in silence and split its calls.
+        "enable_reuse_port": False,
+        # A message must fit into the buffer of its stream while Python is busy.
+        "per_connection_buffer_limit_bytes": 2 * front.max_message_bytes,
+        "filter_chains": [{"filters": [{"name": "http", "typed_config": _connection_manager(front)}]}],
+    }
+
+
+def _connection_manager(front: Front) -> Json:
+    return {
+        "@type": f"{_FILTERS}.network.http_connection_manager.v3.HttpConnectionManager",
+        "stat_prefix": "public",
+        "codec_type": "AUTO",
+        "http2_protocol_options": {
+            "max_concurrent_streams": front.max_concurrent_streams,
+            "initial_stream_window_size": 1024 * 1024,
+            "initial_connection_window_size": 16 * 1024 * 1024,
+            "connection_keepalive": {"interval": "60s", "timeout": "20s"},
+        },
+        "common_http_protocol_options": {"idle_timeout": "0s"},
+        "stream_idle_timeout": "0s",
+        "request_timeout": "0s",
+        "generate_request_id": False,
+        "server_header_transformation": "PASS_THROUGH",
+        "drain_timeout": "1s",
+        "route_config": {"virtual_hosts": [{"name": "all", "domains": ["*"], "routes": _routes(front)}]},
+        "http_filters": [
+            _python(front),
+            {"name": "router", "typed_config": {"@type": f"{_FILTERS}.http.router.v3.Router"}},
+        ],
+    }
+
+
+def _routes(front: Front) -> list[Json]:
+    # The deadline of a call is kept here, at no cost to Python: DEADLINE_EXCEEDED when it passes.
+    answered: Json = {"cluster": _BEHIND, "timeout": "0s", "max_stream_duration": {"grpc_timeout_header_max": "0s"}}
+    plain = [
+        {"name": ":method", "string_match": {"exact": "POST"}},
+        {"name": "content-type", "string_match": {"prefix": "application/grpc"}},
+        {"name": "te", "string_match": {"exact": "trailers"}},
+    ]
+    uncompressed: list[Json] = [
+        {"name": "grpc-encoding", "present_match": True, "invert_match": True},
+        {"name": "grpc-encoding", "string_match": {"exact": "identity"}},
+    ]
+    routes = [
+        {"match": {"path": path, "headers": [*plain, encoding]}, "route": answered}
+        for path in front.hot_paths
+        for encoding in uncompressed
+    ]
+    cold = {"@type": f"{_TYPES}envoy.config.route.v3.FilterConfig", "config": {}, "disabled": True}
+    # gRPC itself keeps the deadlines of what it answers.
+    rest: Json = {"match": {"prefix": "/"}, "route": {"cluster": _BEHIND, "timeout": "0s"}}
+    return [*routes, rest | {"typed_per_filter_config": {FILTER: cold}}]
+
+
+def _python(front: Front) -> Json:
+    application = {"app": front.app, "interface": "asgi", "lifespan": True, "loop": "uvloop"}
+    return {
+        "name": FILTER,
+        "typed_config": {
+            "@type": f"{_FILTERS}.http.dynamic_modules.v3.DynamicModuleFilter",
+            "dynamic_module_config": {"module": {"local": {"filename": str(front.module)}}},
+            "filter_name": "pyvoy",
+            # Before the router, and switched off on the routes that are not its own.
+            "terminal_filter": False,
+            "filter_config": {"@type": f"{_TYPES}google.protobuf.StringValue", "value": json.dumps(application)},
+        },
+    }
+
+
+def _cluster(front: Front) -> Json:
+    http2 = {
+        "@type": f"{_TYPES}envoy.extensions.upstreams.http.v3.HttpProtocolOptions",
+        "explicit_http_config": {"http2_protocol_options": {}},
+    }
+    endpoint = {"endpoint": {"address": {"pipe": {"path": str(front.behind)}}}}
+    return {
+        "name": _BEHIND,
+        "type": "STATIC",
+        "connect_timeout": "5s",
+        "typed_extension_protocol_options": {"envoy.extensions.upstreams.http.v3.HttpProtocolOptions": http2},
+        "circuit_breakers": {"thresholds": [{"max_requests": 100_000, "max_pending_requests": 100_000}]},
+        "load_assignment": {"cluster_name": _BEHIND, "endpoints": [{"lb_endpoints": [endpoint]}]},
+    }
