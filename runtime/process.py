@@ -143,6 +143,7 @@ def run(service: Service[S]) -> None:
     """Run a service until SIGTERM or SIGINT, then stop it gracefully. Never returns: exits the process."""
     settings = load_settings(service.settings)
     with equipped(service, settings) as outcome:
+        start_metrics(service, settings)
         outcome.code = uvloop.run(_until_signalled(service, settings))
     sys.exit(outcome.code)
 
@@ -155,18 +156,13 @@ class Outcome:
 
 @contextmanager
 def equipped(service: Service[S], settings: S) -> Iterator[Outcome]:
-    """Logs, traces and metrics for what runs within; an error that has a meaning for the supervisor is logged and
-    becomes its exit code.
+    """Logs and traces for what runs within; an error that has a meaning for the supervisor is logged and becomes its
+    exit code.
     """
     logs.configure(service.name, settings)
     provider = telemetry.configure(service.name)
     outcome = Outcome()
     try:
-        port = service.metrics_port(settings)
-        try:
-            prometheus_client.start_http_server(port, settings.host)
-        except OSError as error:
-            raise refused(settings.host, port, service.metrics_setting, error) from error
         yield outcome
     except ConfigurationError as error:
         log.error(error.message)
@@ -176,6 +172,15 @@ def equipped(service: Service[S], settings: S) -> Iterator[Outcome]:
         outcome.code = EX_UNAVAILABLE
     finally:
         provider.shutdown()
+
+
+def start_metrics(service: Service[S], settings: S) -> None:
+    """Serve Prometheus. Raises ConfigurationError when the port cannot be had."""
+    port = service.metrics_port(settings)
+    try:
+        prometheus_client.start_http_server(port, settings.host)
+    except OSError as error:
+        raise refused(settings.host, port, service.metrics_setting, error) from error
 
 
 async def _until_signalled(service: Service[S], settings: S) -> int:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
+import sys
 from collections.abc import Sequence
 from contextlib import ExitStack
 from pathlib import Path
@@ -18,7 +19,7 @@ import structlog
 from runtime.envoy.grpc_app import Event, GrpcApp, HotMethod, Receive, Send
 from runtime.envoy.host import ADMIN, FOLDER
 from runtime.envoy.keeper import EXIT_FILE, STOP_FD
-from runtime.process import Outcome, Running, Service, equipped, load_settings, serve
+from runtime.process import Outcome, Running, Service, equipped, load_settings, serve, start_metrics
 from runtime.settings import MeshSettings
 
 log = structlog.get_logger()
@@ -64,8 +65,10 @@ class Guest(Generic[S]):
         waiting = asyncio.create_task(up.wait())
         await asyncio.wait({serving, waiting}, return_when=asyncio.FIRST_COMPLETED)
         if serving.done():
-            await send({"type": "lifespan.startup.failed", "message": "see the lines above"})
-            return
+            # The exit code is written and the reason is logged: Envoy would only say at length that it cannot start.
+            sys.stdout.flush()
+            sys.stderr.flush()
+            os._exit(1)
         await send({"type": "lifespan.startup.complete"})
         ending = asyncio.ensure_future(receive())  # lifespan.shutdown: Envoy was told to end
         await asyncio.wait({serving, ending}, return_when=asyncio.FIRST_COMPLETED)
@@ -85,6 +88,7 @@ class Guest(Generic[S]):
         try:
             with ExitStack() as stack:
                 outcome = stack.enter_context(equipped(self._service, settings))
+                start_metrics(self._service, settings)
                 outcome.code = await serve(self._service, settings, self._told, on_serving, self._drain)
         except Exception as error:
             outcome.code = 1
