@@ -97,7 +97,7 @@ async def build(settings: InferenceSettings) -> Inference:
         await redis.aclose()
         raise
     catalog = load_catalog(settings.partitions)
-    scorer = Scorer(redis, catalog, registry, follower, settings.batch_size)
+    scorer = Scorer(redis, catalog, registry, follower, settings.batch_size, deterministic=settings.deterministic)
     lag = LagMonitor(redis, catalog, [(STREAM, catalog.stream(STREAM).group)])
     return Inference(server, follower, scorer, lag, redis)
 

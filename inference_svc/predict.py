@@ -15,7 +15,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from inference_svc.registry import LoadedModel, Registry, Target
-from runtime.errors import FailedPreconditionError, InvalidInputError, ResourceExhaustedError
+from inference_svc.rows import model_failed, non_finite_prediction, predict_rows
+from runtime.errors import InvalidInputError, ResourceExhaustedError
 from runtime.validation import MAX_REQUEST_ID_CHARS, Violations
 
 INLINE_ROWS = 64
@@ -23,9 +24,6 @@ INLINE_ROWS = 64
 
 MAX_LABELS = 32
 MAX_LABEL_CHARS = 256
-
-_MAX_ERROR_CHARS = 300
-"""Of what the runtime says of a model that failed: an error travels in a gRPC trailer."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,9 +65,9 @@ def predict_one(target: Target, features: Sequence[float]) -> float:
     try:
         prediction = float(target.loaded.model.predict(row.reshape(1, -1))[0])
     except Exception as error:
-        raise _model_failed(target.loaded, error, 0) from error
+        raise model_failed(target.loaded, error, 0) from error
     if not math.isfinite(prediction):
-        raise _non_finite_prediction(target.loaded, prediction, 0)
+        raise non_finite_prediction(target.loaded, prediction, 0)
     return prediction
 
 
@@ -115,53 +113,10 @@ def score_rows(target: Target, rows: Sequence[Sequence[float]]) -> Predictions:
     matrix = flat.reshape(len(rows), columns)
     if not np.isfinite(flat).all():
         _raise_non_finite(matrix, None)
-    values, faults = run(loaded, matrix)
-    if faults:
-        raise faults[min(faults)]
-    return Predictions(target, values)
-
-
-def run(
-    loaded: LoadedModel, matrix: NDArray[np.float64]
-) -> tuple[NDArray[np.float64], dict[int, FailedPreconditionError]]:
-    """Predictions of rows, in one call of the model, and by row the fault of each that has none that is finite.
-
-    A model may fail as a whole over one row (an index that its table does not have): then each row is scored alone.
-    """
-    faults: dict[int, FailedPreconditionError] = {}
-    try:
-        values = loaded.model.predict(matrix)
-    except Exception:  # what a runtime raises shares no base but this
-        values = np.full(len(matrix), np.nan)
-        for row in range(len(matrix)):
-            try:
-                values[row] = loaded.model.predict(matrix[row : row + 1])[0]
-            except Exception as error:
-                faults[row] = _model_failed(loaded, error, row)
-    finite = np.isfinite(values)
-    if not finite.all():
-        for row in map(int, np.flatnonzero(~finite)):
-            faults.setdefault(row, _non_finite_prediction(loaded, float(values[row]), row))
-    return values, faults
-
-
-def _model_failed(loaded: LoadedModel, error: Exception, row: int) -> FailedPreconditionError:
-    """The error of a model that raised."""
-    return FailedPreconditionError(
-        f"model {loaded.manifest.name!r} ({loaded.version[:12]}) failed on row {row}: {error}"[:_MAX_ERROR_CHARS],
-        reason="MODEL_FAILED",
-        metadata={"model_version": loaded.version, "row": str(row)},
-    )
-
-
-def _non_finite_prediction(loaded: LoadedModel, value: float, row: int) -> FailedPreconditionError:
-    """The error of a model that gave NaN or infinity: no caller gets such a number to trade on."""
-    return FailedPreconditionError(
-        f"model {loaded.manifest.name!r} ({loaded.version[:12]}) gave {value} for row {row}: the features are outside "
-        "of what it can score, or the model is faulty",
-        reason="NON_FINITE_PREDICTION",
-        metadata={"model_version": loaded.version, "row": str(row)},
-    )
+    scored = predict_rows(loaded, matrix, deterministic=False)
+    if scored.faults:
+        raise scored.faults[min(scored.faults)]
+    return Predictions(target, scored.values)
 
 
 def _wrong_count(field: str, got: int, loaded: LoadedModel) -> InvalidInputError:

@@ -32,7 +32,12 @@ class InferenceSettings(MeshSettings):
         ge=1,
         le=4096,
         validation_alias="INFER_BATCH_SIZE",
-        description="Rows of one ONNX call when feature vectors of the stream are scored.",
+        description="Feature vectors that are scored in one step, and by one ONNX call unless deterministic.",
+    )
+    deterministic: bool = Field(
+        default=True,
+        validation_alias="INFER_DETERMINISTIC",
+        description="Score each vector of the stream in a call of its own, so that no other has a part in its bits.",
     )
     gpu_enabled: bool = Field(
         default=False, validation_alias="INFER_GPU_ENABLED", description="Ask for CUDA; without it the CPU serves."

@@ -16,6 +16,7 @@ _PREFIXES = ("QUANTMESH_", "INFER_")
 OF_SERVICES = frozenset(
     {
         "INFER_BATCH_SIZE",
+        "INFER_DETERMINISTIC",
         "INFER_GPU_ENABLED",
         "INFER_MODEL_WARMUP",
         "INFER_P99_MS_TARGET",
