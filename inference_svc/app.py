@@ -121,7 +121,7 @@ async def build(settings: InferenceSettings, behind: Path | None = None) -> Infe
             Admission(settings.p99_ms_target / 1000, settings.queue_rows),
             most_rows=settings.batch_size,
             threads=settings.threads,
-            deterministic=settings.deterministic,
+            deterministic=settings.deterministic_rpc,
         )
         server = MeshServer(ServerConfig.of(settings, settings.inference_port, PORT, behind))
         predictor = Predictor(registry, batcher, settings.max_batch_rows)
@@ -133,7 +133,7 @@ async def build(settings: InferenceSettings, behind: Path | None = None) -> Infe
         await redis.aclose()
         raise
     catalog = load_catalog(settings.partitions)
-    scorer = Scorer(redis, catalog, registry, follower, settings.batch_size)
+    scorer = Scorer(redis, catalog, registry, follower, settings.batch_size, deterministic=settings.deterministic)
     lag = LagMonitor(redis, catalog, [(STREAM, catalog.stream(STREAM).group)])
     return Inference(server, servicer, follower, scorer, lag, batcher, redis)
 

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TypeAlias
+from typing import NamedTuple, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 
+from inference_svc.determinism import ALONE, Call, predict_alone
 from inference_svc.registry import LoadedModel
 from runtime.errors import FailedPreconditionError
 
@@ -46,28 +47,45 @@ def run(loaded: LoadedModel, rows: Matrix, *, deterministic: bool = False) -> tu
     """Predictions of rows [n, columns], shape [n], and by row the fault of each that has none that is finite.
 
     A model may fail as a whole over one row (an index that its table does not have): then each row is scored alone.
-    `deterministic` scores each row in a call of its own, whatever came with it: a runtime's kernels may add up in
-    another order in another batch.
+    `deterministic` scores each row in a call of its own, whatever came with it: see `determinism`.
     """
-    faults: dict[int, Fault] = {}
-    if deterministic and len(rows) > 1:
-        values = _one_by_one(loaded, rows, faults)
-    else:
-        try:
-            values = loaded.model.predict(rows)
-        except Exception:  # what a runtime raises shares no base but this
-            values = _one_by_one(loaded, rows, faults)
-    if not np.isfinite(values).all():
-        for row in map(int, np.flatnonzero(~np.isfinite(values))):
-            faults.setdefault(row, Fault("NON_FINITE_PREDICTION", str(float(values[row]))))
+    values, faults, _ = _run(loaded, rows, deterministic)
     return values, faults
 
 
-def _one_by_one(loaded: LoadedModel, rows: Matrix, faults: dict[int, Fault]) -> Matrix:
-    values = np.full(len(rows), np.nan)
-    for row in range(len(rows)):
-        try:
-            values[row] = loaded.model.predict(rows[row : row + 1])[0]
-        except Exception as error:
-            faults[row] = Fault("MODEL_FAILED", str(error))
-    return values
+class Rows(NamedTuple):
+    """What a model gave for rows."""
+
+    values: Matrix
+    """Shape [N]; what stands at a row that has a fault is no prediction."""
+    faults: dict[int, FailedPreconditionError]
+    """By row, of each that has no finite prediction: MODEL_FAILED, NON_FINITE_PREDICTION."""
+    calls: list[Call]
+    """Which call each row was in."""
+
+
+def predict_rows(loaded: LoadedModel, matrix: Matrix, *, deterministic: bool) -> Rows:
+    """As `run`, with the errors of the faults, and the call that each row was in."""
+    values, faults, together = _run(loaded, matrix, deterministic)
+    calls = [Call(len(matrix), row) for row in range(len(matrix))] if together else [ALONE] * len(matrix)
+    return Rows(values, {row: fault.error(loaded, row) for row, fault in faults.items()}, calls)
+
+
+def _run(loaded: LoadedModel, rows: Matrix, deterministic: bool) -> tuple[Matrix, dict[int, Fault], bool]:
+    """Values and faults, and whether the rows were in one call."""
+    faults: dict[int, Fault] = {}
+    together = not deterministic
+    try:
+        values = loaded.model.predict(rows) if together else predict_alone(loaded.model, rows)
+    except Exception:  # what a runtime raises shares no base but this
+        together = False
+        values = np.full(len(rows), np.nan)
+        for row in range(len(rows)):
+            try:
+                values[row] = loaded.model.predict(rows[row : row + 1])[0]
+            except Exception as error:
+                faults[row] = Fault("MODEL_FAILED", str(error))
+    if not np.isfinite(values).all():
+        for row in map(int, np.flatnonzero(~np.isfinite(values))):
+            faults.setdefault(row, Fault("NON_FINITE_PREDICTION", str(float(values[row]))))
+    return values, faults, together

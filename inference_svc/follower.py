@@ -112,6 +112,15 @@ class Follower:
         servings = self._registry.current.servings
         return {name: wanted.generation for name, wanted in self._wanted.items() if name not in servings}
 
+    def behind(self) -> Mapping[str, int]:
+        """Generations of the deployments that this replica should serve, and does not serve yet."""
+        servings = self._registry.current.servings
+        return {
+            name: wanted.generation
+            for name, wanted in self._wanted.items()
+            if name not in servings or _served(servings[name]) != Served.of(wanted)
+        }
+
     async def wait_for_generation(self, strategy: str, generation: int, timeout_s: float) -> None:
         """Return once this replica serves that generation of a strategy, or a later one.
 

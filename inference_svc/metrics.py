@@ -28,3 +28,8 @@ SKIPPED = Counter(
     "Feature vectors that gave no signal, by reason: no_model, missing, stale, unusable.",
     ["reason"],
 )
+HELD = Gauge(
+    "quantmesh_inference_held_vectors",
+    "Feature vectors that wait for a strategy whose model could not be loaded.",
+    ["strategy"],
+)

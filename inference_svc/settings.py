@@ -57,9 +57,14 @@ class InferenceSettings(MeshSettings):
         description="Threads of ONNX Runtime within one call of a model.",
     )
     deterministic: bool = Field(
-        default=False,
+        default=True,
         validation_alias="INFER_DETERMINISTIC",
-        description="Score each row in a call of its own, so that its prediction does not depend on the others.",
+        description="Score each vector of the stream in a call of its own, so that no other has a part in its bits.",
+    )
+    deterministic_rpc: bool = Field(
+        default=False,
+        validation_alias="INFER_DETERMINISTIC_RPC",
+        description="The same for the rows of requests, which are batched with those of others otherwise.",
     )
     gpu_enabled: bool = Field(
         default=False, validation_alias="INFER_GPU_ENABLED", description="Use CUDA where it is; elsewhere the CPU."

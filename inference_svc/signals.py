@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from hashlib import sha256
 
-from inference_svc.registry import Serving
+from inference_svc.determinism import runtime_identity
+from inference_svc.scoring import Prediction
 from inference_svc.vectors import Vector
 from quantmesh.streams.v1 import signal_pb2
 from runtime.times import set_us
@@ -24,20 +25,24 @@ def signal_id(strategy: str, vector_hash: bytes, model_digest: str, generation: 
     return sha256(f"{strategy}|{vector_hash.hex()}|{model_digest}|{generation}".encode()).hexdigest()
 
 
-def make_signal(serving: Serving, vector: Vector, prediction: float, trace_id: str) -> signal_pb2.Signal:
+def make_signal(vector: Vector, prediction: Prediction, trace_id: str) -> signal_pb2.Signal:
     """The signal of one strategy for one vector."""
+    serving, call = prediction.serving, prediction.call
     version = serving.champion.version
     signal = signal_pb2.Signal(
         signal_id=signal_id(serving.strategy, vector.vector_hash, version, serving.generation),
         strategy=serving.strategy,
         symbol=vector.symbol,
-        prediction=prediction,
-        direction=direction(prediction, serving.champion.manifest.signal_threshold),
+        prediction=prediction.value,
+        direction=direction(prediction.value, serving.champion.manifest.signal_threshold),
         receipt=signal_pb2.Receipt(
             vector_hash=vector.vector_hash,
             model_digest=version,
             generation=serving.generation,
             trace_id=trace_id,
+            batch_rows=call.rows,
+            batch_row=call.row,
+            runtime=runtime_identity(),
         ),
     )
     set_us(signal.event_time, vector.event_time_us)

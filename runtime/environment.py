@@ -17,6 +17,7 @@ OF_SERVICES = frozenset(
     {
         "INFER_BATCH_SIZE",
         "INFER_DETERMINISTIC",
+        "INFER_DETERMINISTIC_RPC",
         "INFER_GPU_ENABLED",
         "INFER_INTRA_OP_THREADS",
         "INFER_LISTENER",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from dataclasses import dataclass
+from pathlib import Path
 from typing import NoReturn
 
 import typer
@@ -28,6 +29,14 @@ class Place:
     def addresses(self) -> Addresses:
         """Addresses of the running mesh, or those that the settings give."""
         return self.record.addresses if self.record else addresses_of(self.settings)
+
+    @property
+    def home(self) -> Path:
+        """Folder of the mesh whose Redis a command uses: that of the running mesh, which may be below ours, unless
+        QUANTMESH_REDIS_URL names another Redis than its."""
+        if self.record is not None and self.settings.redis_url in (None, self.record.redis_url):
+            return Path(self.record.logs_dir).parent
+        return self.settings.home
 
     def inference(self, address: str | None) -> tuple[str, str | None]:
         """Address of inference_svc (the one given, or ours), and what to say when nothing answers there."""

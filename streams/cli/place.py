@@ -24,9 +24,12 @@ Result = TypeVar("Result")
 Work: TypeAlias = Callable[[Client, Catalog], Awaitable[Result]]
 
 
-def run(catalog: Path | None, as_json: bool, work: Work[Result]) -> Result:
-    """Do the work of a command on the mesh's Redis; what goes wrong ends the command with one clear line."""
-    settings = load_settings(MeshSettings)
+def run(catalog: Path | None, as_json: bool, work: Work[Result], settings: MeshSettings | None = None) -> Result:
+    """Do the work of a command on the mesh's Redis; what goes wrong ends the command with one clear line.
+
+    `settings` are those that the command has read already.
+    """
+    settings = settings or load_settings(MeshSettings)
     try:
         return call(_connected(settings, catalog, as_json, work), as_json)
     except ValidationError as error:

@@ -11,6 +11,7 @@ import pytest
 from prometheus_client import REGISTRY
 from redis.asyncio import Redis
 
+from inference_svc.determinism import runtime_identity
 from modelstore.deployments import Deployment, DeploymentStore
 from modelstore.replicas import ReplicaBoard
 from quantmesh.streams.v1 import feature_pb2, signal_pb2
@@ -95,6 +96,8 @@ async def test_a_signal_carries_prediction_direction_and_receipt(
             model_digest=version,
             generation=generation,
             trace_id=TRACE,
+            batch_rows=1,
+            runtime=runtime_identity(),
         )
     assert made["SYM3"].receipt.trace_id == ""
     entries = await redis.xrange(keys.entries("signals.momentum", CATALOG.partition_of("SYM0")))
@@ -265,30 +268,6 @@ async def test_a_fence_that_is_ahead_stops_the_signals_until_that_generation_is_
 
         await until(all_there)
     assert {s.receipt.generation for s in await signals(redis, "momentum")} == {2}
-
-
-async def test_vectors_wait_for_a_deployed_model_that_cannot_be_loaded_yet(
-    tmp_path: Path, redis_url: str, redis: Redis, deployments: DeploymentStore
-) -> None:
-    version = register(tmp_path, ridge(1.0))
-    deployed = await promote(deployments, version)
-    file = tmp_path / "models" / version / "model.onnx"
-    file.rename(tmp_path / "model.onnx")
-    await publish(redis, [vector(n, [0.0, 0.0, 0.0]) for n in range(64)])
-    async with replica(tmp_path, redis_url):
-
-        async def is_told() -> bool:
-            states = await ReplicaBoard(redis).statuses(deployed)
-            return any("ARTIFACT_CORRUPT" in state.error for state in states)
-
-        await until(is_told)
-        assert await consumed(redis) == 0
-        (tmp_path / "model.onnx").rename(file)
-
-        async def all_there() -> bool:
-            return len(await signals(redis, "momentum")) == 64
-
-        await until(all_there)
 
 
 async def test_history_from_before_the_first_promotion_does_not_pile_up(

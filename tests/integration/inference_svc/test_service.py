@@ -11,7 +11,6 @@ import numpy as np
 import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
-from inference_svc.scoring import INLINE_ROWS
 from inference_svc.service import SERVICE_NAME
 from modelstore.deployments import DeploymentStore
 from quantmesh.inference.v1 import inference_service_pb2 as pb
@@ -31,6 +30,8 @@ from tests.integration.inference_svc.models import (
 )
 
 ROW = [0.5, -1.0, 2.0]
+MANY = 65
+"""Rows that take several calls of a model."""
 
 
 async def test_predict_answers_with_the_model_and_the_call_named(
@@ -52,7 +53,7 @@ async def test_predict_answers_with_the_model_and_the_call_named(
             assert named.request_id
 
 
-@pytest.mark.parametrize("count", [1, INLINE_ROWS + 1, 1000], ids=["one", "in a thread", "many"])
+@pytest.mark.parametrize("count", [1, MANY, 1000], ids=["one", "several", "many"])
 async def test_batch_predictions_come_in_the_order_of_the_rows(
     tmp_path: Path, redis_url: str, deployments: DeploymentStore, count: int
 ) -> None:
@@ -159,11 +160,11 @@ BAD_BATCHES = {
         ("batch[1].features",),
     ),
     "nan": (batch([ROW, [1, 2, math.nan]]), INVALID, "NON_FINITE_FEATURE", ("batch[1].features[2]",)),
-    "nan in a thread": (
-        batch([ROW] * INLINE_ROWS + [[1, 2, math.nan]]),
+    "nan in a later call": (
+        batch([ROW] * MANY + [[1, 2, math.nan]]),
         INVALID,
         "NON_FINITE_FEATURE",
-        (f"batch[{INLINE_ROWS}].features[2]",),
+        (f"batch[{MANY}].features[2]",),
     ),
     "over the limit": (batch([ROW] * 101), grpc.StatusCode.RESOURCE_EXHAUSTED, "BATCH_TOO_LARGE", ("batch",)),
     "unknown": (batch([ROW], "carry@champion"), grpc.StatusCode.NOT_FOUND, "UNKNOWN_MODEL", ("model_name",)),

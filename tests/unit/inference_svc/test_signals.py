@@ -6,6 +6,8 @@ from hashlib import sha256
 
 import pytest
 
+from inference_svc.determinism import Call, runtime_identity
+from inference_svc.scoring import Prediction
 from inference_svc.signals import direction, make_signal, signal_id
 from inference_svc.vectors import Vector
 from quantmesh.streams.v1 import signal_pb2
@@ -47,10 +49,11 @@ def test_an_id_is_of_strategy_vector_model_and_generation() -> None:
 def test_a_signal_carries_the_evidence() -> None:
     vector = Vector("AAPL", "set", 1_000_001, 3_000_003, 2_000_002, [0.0, 0.0], "", bytes(range(32)))
     of = serving("momentum", 4, champion=loaded("d" * 64, threshold=0.5))
-    signal = make_signal(of, vector, -0.75, "ab" * 16)
+    signal = make_signal(vector, Prediction(of, -0.75, Call(32, 7)), "ab" * 16)
     assert (signal.strategy, signal.symbol, signal.prediction, signal.direction) == ("momentum", "AAPL", -0.75, SHORT)
     assert (to_us(signal.event_time), to_us(signal.as_of)) == (1_000_001, 3_000_003)
     receipt = signal.receipt
     assert (receipt.vector_hash, to_us(receipt.max_available_at)) == (bytes(range(32)), 2_000_002)
     assert (receipt.model_digest, receipt.generation, receipt.trace_id) == ("d" * 64, 4, "ab" * 16)
+    assert (receipt.batch_rows, receipt.batch_row, receipt.runtime) == (32, 7, runtime_identity())
     assert signal.signal_id == signal_id("momentum", bytes(range(32)), "d" * 64, 4)

@@ -14,12 +14,13 @@ from streams.catalog import Retention
 CATALOG = load_catalog(partitions=4)
 
 
-def test_the_seven_streams_are_there_with_their_groups() -> None:
+def test_the_seven_streams_are_there_with_their_groups_and_one_of_the_systems_own() -> None:
     assert {name: stream.group for name, stream in CATALOG.streams.items()} == {
         "market_data.l1": "market_data_consumer",
         "market_data.trades": "trade_consumer",
         "features.raw": "feature_processor",
         "features.pit": "trading_service",
+        "features.held.{strategy}": "trading_service",
         "signals.{strategy}": "execution_service",
         "orders": "order_manager",
         "fills": "pnl_service",

@@ -25,17 +25,17 @@ _sym_db = _symbol_database.Default()
 from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n!quantmesh/streams/v1/signal.proto\x12\x14quantmesh.streams.v1\x1a\x1fgoogle/protobuf/timestamp.proto\"\x90\x01\n\x07Receipt\x12\x13\n\x0bvector_hash\x18\x01 \x01(\x0c\x12\x34\n\x10max_available_at\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x14\n\x0cmodel_digest\x18\x03 \x01(\t\x12\x12\n\ngeneration\x18\x04 \x01(\x04\x12\x10\n\x08trace_id\x18\x05 \x01(\t\"\x90\x02\n\x06Signal\x12\x11\n\tsignal_id\x18\x01 \x01(\t\x12\x10\n\x08strategy\x18\x02 \x01(\t\x12\x0e\n\x06symbol\x18\x03 \x01(\t\x12.\n\nevent_time\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12)\n\x05\x61s_of\x18\x05 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x12\n\nprediction\x18\x06 \x01(\x01\x12\x32\n\tdirection\x18\x07 \x01(\x0e\x32\x1f.quantmesh.streams.v1.Direction\x12.\n\x07receipt\x18\x08 \x01(\x0b\x32\x1d.quantmesh.streams.v1.Receipt*c\n\tDirection\x12\x19\n\x15\x44IRECTION_UNSPECIFIED\x10\x00\x12\x12\n\x0e\x44IRECTION_LONG\x10\x01\x12\x13\n\x0f\x44IRECTION_SHORT\x10\x02\x12\x12\n\x0e\x44IRECTION_FLAT\x10\x03\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n!quantmesh/streams/v1/signal.proto\x12\x14quantmesh.streams.v1\x1a\x1fgoogle/protobuf/timestamp.proto\"\xc8\x01\n\x07Receipt\x12\x13\n\x0bvector_hash\x18\x01 \x01(\x0c\x12\x34\n\x10max_available_at\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x14\n\x0cmodel_digest\x18\x03 \x01(\t\x12\x12\n\ngeneration\x18\x04 \x01(\x04\x12\x10\n\x08trace_id\x18\x05 \x01(\t\x12\x12\n\nbatch_rows\x18\x06 \x01(\r\x12\x11\n\tbatch_row\x18\x07 \x01(\r\x12\x0f\n\x07runtime\x18\x08 \x01(\t\"\x90\x02\n\x06Signal\x12\x11\n\tsignal_id\x18\x01 \x01(\t\x12\x10\n\x08strategy\x18\x02 \x01(\t\x12\x0e\n\x06symbol\x18\x03 \x01(\t\x12.\n\nevent_time\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12)\n\x05\x61s_of\x18\x05 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x12\n\nprediction\x18\x06 \x01(\x01\x12\x32\n\tdirection\x18\x07 \x01(\x0e\x32\x1f.quantmesh.streams.v1.Direction\x12.\n\x07receipt\x18\x08 \x01(\x0b\x32\x1d.quantmesh.streams.v1.Receipt*c\n\tDirection\x12\x19\n\x15\x44IRECTION_UNSPECIFIED\x10\x00\x12\x12\n\x0e\x44IRECTION_LONG\x10\x01\x12\x13\n\x0f\x44IRECTION_SHORT\x10\x02\x12\x12\n\x0e\x44IRECTION_FLAT\x10\x03\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'quantmesh.streams.v1.signal_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_DIRECTION']._serialized_start=514
-  _globals['_DIRECTION']._serialized_end=613
+  _globals['_DIRECTION']._serialized_start=570
+  _globals['_DIRECTION']._serialized_end=669
   _globals['_RECEIPT']._serialized_start=93
-  _globals['_RECEIPT']._serialized_end=237
-  _globals['_SIGNAL']._serialized_start=240
-  _globals['_SIGNAL']._serialized_end=512
+  _globals['_RECEIPT']._serialized_end=293
+  _globals['_SIGNAL']._serialized_start=296
+  _globals['_SIGNAL']._serialized_end=568
 # @@protoc_insertion_point(module_scope)

@@ -57,6 +57,9 @@ class Receipt(_message.Message):
     MODEL_DIGEST_FIELD_NUMBER: _builtins.int
     GENERATION_FIELD_NUMBER: _builtins.int
     TRACE_ID_FIELD_NUMBER: _builtins.int
+    BATCH_ROWS_FIELD_NUMBER: _builtins.int
+    BATCH_ROW_FIELD_NUMBER: _builtins.int
+    RUNTIME_FIELD_NUMBER: _builtins.int
     vector_hash: _builtins.bytes
     """Hash of the feature vector that was scored (`FeatureVector.vector_hash`). 32 bytes."""
     model_digest: _builtins.str
@@ -65,6 +68,18 @@ class Receipt(_message.Message):
     """Generation of the deployment under which it was scored. At least 1."""
     trace_id: _builtins.str
     """W3C trace id of the trace that led here, 32 lower-case hexadecimal characters; empty when there was none."""
+    batch_rows: _builtins.int
+    """Rows of the call of the model that gave the prediction: 1 when the vector was scored alone, so that no other had a
+    part in it (`INFER_DETERMINISTIC`, the default). 0 in signals that were made before this was recorded.
+    """
+    batch_row: _builtins.int
+    """Place of the vector's row in that call, from 0. The other rows are the vectors of the same partition before and
+    after it, in order, that the model could take.
+    """
+    runtime: _builtins.str
+    """What ran the model, such as `onnxruntime 1.32.0 x86_64 AVX512_ICL`: another version or instruction set may round
+    differently. At most 128 characters; empty in signals that were made before this was recorded.
+    """
     @_builtins.property
     def max_available_at(self) -> _timestamp_pb2.Timestamp:
         """Latest `available_at` of any value that was used (UTC): the proof of no look-ahead."""
@@ -77,10 +92,13 @@ class Receipt(_message.Message):
         model_digest: _builtins.str = ...,
         generation: _builtins.int = ...,
         trace_id: _builtins.str = ...,
+        batch_rows: _builtins.int = ...,
+        batch_row: _builtins.int = ...,
+        runtime: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["max_available_at", b"max_available_at"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["generation", b"generation", "max_available_at", b"max_available_at", "model_digest", b"model_digest", "trace_id", b"trace_id", "vector_hash", b"vector_hash"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["batch_row", b"batch_row", "batch_rows", b"batch_rows", "generation", b"generation", "max_available_at", b"max_available_at", "model_digest", b"model_digest", "runtime", b"runtime", "trace_id", b"trace_id", "vector_hash", b"vector_hash"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
