@@ -6,6 +6,7 @@ Pure: a configuration is JSON values, as Envoy's v3 API documents them.
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -101,6 +102,7 @@ def _routes(front: Front) -> list[Json]:
         {"name": "content-type", "string_match": {"prefix": "application/grpc"}},
         {"name": "te", "string_match": {"exact": "trailers"}},
     ]
+    not_grpc: Json = {"name": "content-type", "string_match": {"prefix": "application/grpc"}, "invert_match": True}
     uncompressed: list[Json] = [
         {"name": "grpc-encoding", "present_match": True, "invert_match": True},
         {"name": "grpc-encoding", "string_match": {"exact": "identity"}},
@@ -110,10 +112,14 @@ def _routes(front: Front) -> list[Json]:
         for path in front.hot_paths
         for encoding in uncompressed
     ]
+    refused: Json = {
+        "match": {"safe_regex": {"regex": "|".join(map(re.escape, front.hot_paths))}, "headers": [not_grpc]},
+        "direct_response": {"status": 415, "body": {"inline_string": "this path takes gRPC, application/grpc"}},
+    }
     cold = {"@type": f"{_TYPES}envoy.config.route.v3.FilterConfig", "config": {}, "disabled": True}
     # gRPC itself keeps the deadlines of what it answers.
     rest: Json = {"match": {"prefix": "/"}, "route": {"cluster": _BEHIND, "timeout": "0s"}}
-    return [*routes, rest | {"typed_per_filter_config": {FILTER: cold}}]
+    return [*routes, *({**each, "typed_per_filter_config": {FILTER: cold}} for each in (refused, rest))]
 
 
 def _python(front: Front) -> Json:

@@ -58,6 +58,7 @@ class Replicas:
             "QUANTMESH_INFERENCE_PORT": "0",
             "QUANTMESH_INFERENCE_METRICS_PORT": "0",
             "INFER_BATCH_SIZE": "8",
+            "INFER_LISTENER": "grpcio",  # SIGSTOP is to halt the replica itself, not the keeper of its Envoy
         }
         self.processes = [self._start(number) for number in range(REPLICAS)]
         self.kills = 0

@@ -46,7 +46,7 @@ async def test_a_storm_of_predicts_survives_twenty_swaps_and_each_answer_is_of_o
     batches: list[pb.BatchPredictResponse] = []
     over = asyncio.Event()
 
-    async with replica(tmp_path, redis_url) as running, client(running.address) as stub:
+    async with replica(tmp_path, redis_url, p99_ms_target=60_000) as running, client(running.address) as stub:
 
         async def storm() -> None:
             while not over.is_set():

@@ -36,7 +36,7 @@ YEARS = ("--from", "2019-01-01", "--to", "2023-01-01")
 @pytest.fixture(scope="module")
 def mesh(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningMesh]:
     """A mesh of this file's own: what it publishes and changes is nothing for the others."""
-    with running_mesh(tmp_path_factory.mktemp("replay")) as up:
+    with running_mesh(tmp_path_factory.mktemp("above") / "replay") as up:
         yield up
 
 

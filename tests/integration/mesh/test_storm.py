@@ -63,5 +63,6 @@ async def test_no_request_fails_during_twenty_promotes_and_rollbacks(mesh: Runni
     assert counts["grpc"] >= SWAPS * 15
     assert counts["rest"] >= SWAPS * 3
     assert set(answers) == set(replayed.versions)
-    # One row has one prediction by each version, whoever asked and when.
-    assert all(len(predictions) == 1 for predictions in answers.values()), answers
+    # One row has one prediction by each version, whoever asked and when, up to the rounding of the batch it was in.
+    assert all(max(predictions) - min(predictions) < 1e-6 for predictions in answers.values()), answers
+    assert abs(min(answers[replayed.versions[0]]) - min(answers[replayed.versions[1]])) > 1e-5

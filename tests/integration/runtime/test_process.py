@@ -17,7 +17,7 @@ SERVICE = """
 import asyncio
 from runtime.errors import ConfigurationError
 from runtime.grpc_server import MeshServer, ServerConfig
-from runtime.process import run, vital
+from runtime.process import Service, run, vital
 from runtime.settings import MeshSettings
 
 async def fail(error, after_s):
@@ -39,7 +39,7 @@ async def build(settings):
     await server.start(["a.b.C"])
     return Up(server, [vital("follower", fail({error}, {after_s}))])
 
-run("test_svc", MeshSettings, build, metrics_port=lambda s: s.feature_metrics_port, metrics_setting="TEST_METRICS_PORT")
+run(Service("test_svc", MeshSettings, build, lambda settings: settings.feature_metrics_port, "TEST_METRICS_PORT"))
 """
 
 

@@ -188,16 +188,16 @@ async def test_work_whose_deadline_passes_while_it_waits_is_never_run() -> None:
 
 async def test_a_call_that_would_be_late_is_refused_at_once_and_told_when_to_come_back() -> None:
     go_on = threading.Event()
-    slow, _ = model(lambda: go_on.wait(10) and None, Cost(0.1, 0.0))
-    service = batcher(most_rows=1, target_s=0.25)
+    slow, _ = model(lambda: go_on.wait(10) and None, Cost(100.0, 0.0))
+    service = batcher(most_rows=1, target_s=250.0)
     finished: list[Work] = []
     for _ in range(2):  # one that runs and one behind it
         service.submit(slow, np.array([[1.0]]), Terms(), finished.append)
         await asyncio.sleep(0)
-    with pytest.raises(ResourceExhaustedError) as refused:  # a third would take 0.3 s
+    with pytest.raises(ResourceExhaustedError) as refused:  # a third would take 300 s
         service.submit(slow, np.array([[1.0]]), Terms(), finished.append)
     assert refused.value.reason == "OVERLOADED"
-    assert refused.value.retry_after_s == pytest.approx(0.2, abs=0.05)
+    assert refused.value.retry_after_s == pytest.approx(200.0, abs=20)
     service.submit(slow, np.array([[1.0]]), Terms(patient=True), finished.append)
     go_on.set()
     await until(lambda: len(finished) == 3)
@@ -206,8 +206,8 @@ async def test_a_call_that_would_be_late_is_refused_at_once_and_told_when_to_com
 
 async def test_a_call_of_high_priority_is_not_refused_for_what_it_overtakes() -> None:
     go_on = threading.Event()
-    slow, _ = model(lambda: go_on.wait(10) and None, Cost(0.1, 0.0))
-    service = batcher(most_rows=1, target_s=0.25)
+    slow, _ = model(lambda: go_on.wait(10) and None, Cost(100.0, 0.0))
+    service = batcher(most_rows=1, target_s=250.0)
     finished: list[Work] = []
     for _ in range(2):
         service.submit(slow, np.array([[1.0]]), Terms(Priority.LOW), finished.append)
