@@ -7,11 +7,16 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 WORKERS ?= 2
 ARGS ?=
+PIP_QUIET := --quiet --disable-pip-version-check
+FRAMEWORKS_VENV ?= .venv-frameworks
+FRAMEWORKS_BIN := $(FRAMEWORKS_VENV)/bin
+FRAMEWORKS_STAMP := $(FRAMEWORKS_VENV)/.installed
+TORCH := 2.13.0
 
-.PHONY: help setup demo up test test-topologies chaos check proto proto-check breaking fmt bench lock clean
+.PHONY: help setup demo up test test-topologies test-frameworks chaos check proto proto-check breaking fmt bench lock clean
 
 help: ## Say what each command does
-	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-16s %s\n", $$1, $$2}'
 
 $(STAMP): requirements.lock pyproject.toml
 	@$(PYTHON) -c 'import sys; v = sys.version_info; sys.exit(0 if v >= (3, 11) else "quantmesh needs Python 3.11 or newer, this is %d.%d: set PYTHON=python3.11" % v[:2])'
@@ -35,6 +40,22 @@ test-topologies: setup ## Run the streams' tests on a cluster, behind Sentinels,
 	for topology in cluster sentinel redis62; do \
 		QUANTMESH_TEST_TOPOLOGY=$$topology $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile tests/integration/streams tests/integration/modelstore \
 			--ignore tests/integration/streams/test_tutorial.py --ignore tests/integration/streams/test_topologies.py || exit 1; \
+	done
+
+# An environment of its own, three gigabytes. PyTorch's build for the CPU is taken where the index has it.
+$(FRAMEWORKS_STAMP): requirements.lock requirements-frameworks.lock pyproject.toml
+	@test -x $(FRAMEWORKS_BIN)/python || $(PYTHON) -m venv $(FRAMEWORKS_VENV)
+	$(FRAMEWORKS_BIN)/python -m pip install $(PIP_QUIET) --no-deps --require-hashes -r requirements.lock
+	$(FRAMEWORKS_BIN)/python -m pip install $(PIP_QUIET) --no-deps --require-hashes -r requirements-frameworks.lock
+	$(FRAMEWORKS_BIN)/python -m pip install $(PIP_QUIET) --no-deps 'torch==$(TORCH)+cpu' 2>/dev/null \
+		|| $(FRAMEWORKS_BIN)/python -m pip install $(PIP_QUIET) 'torch==$(TORCH)'
+	$(FRAMEWORKS_BIN)/python -m pip install $(PIP_QUIET) --no-deps --no-build-isolation -e .
+	@touch $@
+
+# Each file in a process of its own: two frameworks in one may bring two OpenMP runtimes.
+test-frameworks: $(FRAMEWORKS_STAMP) ## Run the conversions of PyTorch, TensorFlow, LightGBM and XGBoost, in an environment of their own
+	@for file in tests/frameworks/test_*.py; do \
+		echo "$$file"; $(FRAMEWORKS_BIN)/python -m pytest -q $$file $(ARGS) || exit 1; \
 	done
 
 chaos: setup ## Kill the streams' processes in 240 seeded schedules, count what came of it (ARGS='--seeds 17')
@@ -69,7 +90,8 @@ bench: setup ## Measure against floors, in one run, as ratios
 
 lock: setup ## Resolve the dependencies again (hash-pinned, no index addresses)
 	$(BIN)/uv pip compile pyproject.toml --extra dev --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header --quiet --upgrade --output-file requirements.lock
+	$(BIN)/uv pip compile requirements-frameworks.in --constraint requirements.lock --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header --quiet --upgrade --output-file requirements-frameworks.lock
 
 clean: ## Remove the environment, caches and builds
-	rm -rf $(VENV) dist .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
+	rm -rf $(VENV) $(FRAMEWORKS_VENV) dist .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -110,12 +110,49 @@ def predict(
     command.run(ctx, features or [], file, model, address, as_json)
 
 
-@app.command(epilog=_examples("quantmesh models", "quantmesh models --json"))
-def models(address: InferenceAddress = None, as_json: Json = False) -> None:
-    """List the models that inference has loaded."""
-    from runtime.cli import models as command
+models = typer.Typer(rich_markup_mode="rich")
+app.add_typer(models, name="models")
 
-    command.run(address, as_json)
+
+@models.callback(
+    invoke_without_command=True,
+    epilog=_examples("quantmesh models", "quantmesh models --json", "quantmesh models register momentum-net"),
+)
+def list_models(ctx: typer.Context, address: InferenceAddress = None, as_json: Json = False) -> None:
+    """List the models that inference has loaded, or register one."""
+    if ctx.invoked_subcommand is None:
+        from runtime.cli import models as command
+
+        command.run(address, as_json)
+
+
+@models.command(
+    epilog=_examples(
+        "quantmesh convert model.txt --rows sample.csv --name momentum-net …  # writes the folder momentum-net",
+        "quantmesh models register momentum-net",
+        "quantmesh models register other/model.onnx --manifest manifest.json --json",
+    )
+)
+def register(
+    model: Annotated[
+        Path,
+        typer.Argument(
+            help="A folder with model.onnx and manifest.json, as `quantmesh convert` writes, or an ONNX file.",
+            show_default=False,
+        ),
+    ],
+    manifest: Annotated[
+        Path | None,
+        typer.Option("--manifest", help="ModelManifest as JSON; default: manifest.json beside the ONNX file."),
+    ] = None,
+    request_id: RequestId = None,
+    address: MlopsAddress = None,
+    as_json: Json = False,
+) -> None:
+    """Store a model with its manifest; answers its version, for `quantmesh promote`. Nothing serves it yet."""
+    from runtime.cli import register as command
+
+    command.run(model, manifest, request_id, address, as_json)
 
 
 @app.command(

@@ -9,6 +9,7 @@ from quantmesh.inference.v1.inference_service_pb2 import BatchPredictResponse, P
 from quantmesh.inference.v1.model_pb2 import Model
 from quantmesh.mlops.v1.deployment_pb2 import Deployment, ReplicaStatus
 from quantmesh.mlops.v1.mlops_service_pb2 import PromoteResponse, RollbackResponse
+from quantmesh.mlops.v1.model_pb2 import RegisteredModel
 
 
 def prediction(response: PredictResponse) -> dict[str, Any]:
@@ -44,6 +45,20 @@ def model(message: Model) -> dict[str, Any]:
         "feature_names": list(message.feature_names),
         "prediction_unit": message.prediction_unit,
         "loaded_at": message.loaded_at.ToJsonString(),
+    }
+
+
+def registered(message: RegisteredModel) -> dict[str, Any]:
+    """One stored model."""
+    return {
+        "version": message.version,
+        "name": message.manifest.name,
+        "strategy": message.manifest.strategy,
+        "feature_set": message.manifest.feature_set,
+        "feature_names": list(message.manifest.feature_names),
+        "framework": message.manifest.framework,
+        "onnx_sha256": message.onnx_sha256,
+        "onnx_size_bytes": message.onnx_size_bytes,
     }
 
 
