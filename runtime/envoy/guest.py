@@ -80,7 +80,9 @@ class Guest(Generic[S]):
 
     async def _serve(self, settings: S, up: asyncio.Event) -> None:
         def on_serving(running: Running) -> None:
-            self._app = GrpcApp(cast(HotRunning, running).hot_methods, settings.max_message_bytes)
+            self._app = GrpcApp(
+                cast(HotRunning, running).hot_methods, settings.max_message_bytes, settings.max_concurrent_rpcs
+            )
             up.set()
 
         outcome = Outcome()
