@@ -39,7 +39,8 @@ class Batcher:
         self._deterministic = deterministic
         self._threads = ThreadPoolExecutor(threads, thread_name_prefix="model")
         self._free_threads = threads
-        # By identity, each in one place: waiting for its turn on the loop, for a thread, or for its call to return.
+        # A model is in one place: waiting for its turn on the loop, for a thread, or for its call to return.
+        self._placed: set[int] = set()  # by identity
         self._turns: deque[LoadedModel] = deque()
         self._parked: deque[LoadedModel] = deque()
         self._running: dict[int, tuple[LoadedModel, float]] = {}
@@ -68,7 +69,8 @@ class Batcher:
             rows=len(rows),
         )
         work = Work(rows, terms, finished)
-        if not loaded.lane and id(loaded) not in self._running:
+        if id(loaded) not in self._placed:
+            self._placed.add(id(loaded))
             self._turns.append(loaded)
         loaded.lane.push(work)
         if self._scheduled_at is None:
@@ -126,12 +128,19 @@ class Batcher:
             values, faults = run(loaded, rows, deterministic=self._deterministic)
             loaded.lane.cost.seen(len(rows), time.perf_counter() - started)
             self._hand_out(loaded, pieces, values, faults)
+        self._place(loaded)
+
+    def _place(self, loaded: LoadedModel) -> None:
+        """Let a model have another turn, if anything of it waits."""
         if loaded.lane:
             self._turns.append(loaded)
+        else:
+            self._placed.discard(id(loaded))
 
     def _call_on_thread(self, loaded: LoadedModel, now: float) -> None:
         pieces, rows = self._take(loaded, now)
         if not pieces:
+            self._place(loaded)
             return
         loop = asyncio.get_running_loop()
         self._free_threads -= 1
@@ -146,8 +155,7 @@ class Batcher:
             self._free_threads += 1
             del self._running[id(loaded)]
             loaded.lane.cost.seen(len(rows), took_s)
-            if loaded.lane:
-                self._turns.append(loaded)
+            self._place(loaded)
             self._turns.extend(self._parked)
             self._parked.clear()
             self._hand_out(loaded, pieces, values, faults)

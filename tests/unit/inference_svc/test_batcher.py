@@ -160,6 +160,20 @@ async def test_a_long_call_leaves_the_event_loop_free_and_what_comes_meanwhile_i
     service.close()
 
 
+async def test_a_model_all_of_whose_works_were_cancelled_has_one_place_all_the_same() -> None:
+    slow, recorder = model(lambda: time.sleep(0.01), Cost(1.0, 0.0))
+    service = batcher(threads=2)
+    finished: list[Work] = []
+    for value in range(6):
+        given_up = service.submit(slow, np.array([[-5.0]]), Terms(patient=True), finished.append)
+        slow.lane.cancel(given_up)
+        service.submit(slow, np.array([[float(value)]]), Terms(patient=True), finished.append)
+        await asyncio.sleep(0.002 * value)
+    await until(lambda: len(finished) == 6)
+    assert sorted(chain(*recorder.calls)) == [0.0, 1.0, 2.0, 3.0, 4.0, 5.0]
+    service.close()
+
+
 async def test_two_long_models_share_one_thread_and_both_are_scored() -> None:
     first, one = model(cost=Cost(1.0, 0.0))
     second, two = model(cost=Cost(1.0, 0.0))
