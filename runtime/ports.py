@@ -8,9 +8,12 @@ import socket
 from runtime.errors import ConfigurationError, PortInUseError
 
 
+def _family(host: str) -> socket.AddressFamily:
+    return socket.AF_INET6 if ":" in host else socket.AF_INET
+
+
 def _bind(host: str, port: int) -> int:
-    family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    with socket.socket(family, socket.SOCK_STREAM) as probe:
+    with socket.socket(_family(host), socket.SOCK_STREAM) as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         probe.bind((host, port))
         bound: int = probe.getsockname()[1]
@@ -54,6 +57,15 @@ def refused(host: str, port: int, setting: str, error: OSError) -> Configuration
         reason="HOST_UNUSABLE",
         metadata={"setting": "QUANTMESH_HOST"},
     )
+
+
+def resolved(host: str) -> str:
+    """The IP address of a host. Raises what `refused` makes of a name that is none."""
+    try:
+        found = socket.getaddrinfo(host, None, _family(host), socket.SOCK_STREAM)
+    except socket.gaierror as error:
+        raise refused(host, 0, "", error) from error
+    return str(found[0][4][0])
 
 
 def dialled(host: str) -> str:

@@ -47,6 +47,23 @@ class MeshSettings(BaseSettings):
     feature_metrics_port: int = Field(default=9101, ge=0, le=65535, description="Prometheus port of feature_svc.")
     inference_metrics_port: int = Field(default=9102, ge=0, le=65535, description="Prometheus port of inference_svc.")
     mlops_metrics_port: int = Field(default=9103, ge=0, le=65535, description="Prometheus port of mlops_svc.")
+    replicas: int = Field(
+        default=1,
+        ge=1,
+        le=64,
+        description="Replicas of inference_svc. More than one: behind Envoy, which has the ports of inference_svc.",
+    )
+    replica_port: int = Field(
+        default=50061, ge=0, le=65535, description="gRPC port of the first of several replicas; the others' follow it."
+    )
+    replica_metrics_port: int = Field(
+        default=9111, ge=0, le=65535, description="Prometheus port of the first replica; the others' follow it."
+    )
+    replica_try_s: float = Field(
+        default=1.0,
+        gt=0,
+        description="How long a replica may take for one row before another is asked; ten times that for a batch.",
+    )
     default_strategy: str | None = Field(
         default=None, description="Strategy that `champion` alone means; unset: the only one there is."
     )

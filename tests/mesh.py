@@ -25,6 +25,8 @@ _PORTS = (
     "FEATURE_METRICS_PORT",
     "INFERENCE_METRICS_PORT",
     "MLOPS_METRICS_PORT",
+    "REPLICA_PORT",
+    "REPLICA_METRICS_PORT",
 )
 QUANTMESH = str(Path(sys.executable).with_name("quantmesh"))
 """The command, as it is installed."""
@@ -73,10 +75,7 @@ class RunningMesh:
 @contextmanager
 def running_mesh(home: Path, **settings: str) -> Iterator[RunningMesh]:
     """Start `quantmesh up`, wait until all is ready, stop it by one SIGINT; it must end cleanly."""
-    ports = {
-        f"QUANTMESH_{name}": "0"
-        for name in (*_PORTS, *(f"{n}_METRICS_PORT" for n in ("FEATURE", "INFERENCE", "MLOPS")))
-    }
+    ports = {f"QUANTMESH_{name}": "0" for name in _PORTS}
     environment = {**os.environ, **ports, "QUANTMESH_HOME": str(home), **settings}
     output = home / "up.log"
     home.mkdir(parents=True, exist_ok=True)

@@ -22,7 +22,13 @@ app = typer.Typer(
 
 Json = Annotated[bool, typer.Option("--json", help="Print JSON, for scripts; logs go to standard error.")]
 InferenceAddress = Annotated[
-    str | None, typer.Option("--address", metavar="HOST:PORT", help="inference_svc; default: the running mesh's.")
+    str | None,
+    typer.Option(
+        "--address",
+        metavar="HOST:PORT",
+        envvar="QUANTMESH_INFERENCE_ADDRESS",
+        help="inference_svc, or its replicas as HOST:PORT,HOST:PORT; default: the running mesh's.",
+    ),
 ]
 MlopsAddress = Annotated[
     str | None, typer.Option("--address", metavar="HOST:PORT", help="mlops_svc; default: the running mesh's.")
@@ -61,12 +67,27 @@ def quantmesh(
     """Take the options that come before a command."""
 
 
-@app.command(epilog=_examples("quantmesh up", "QUANTMESH_GATEWAY_PORT=8080 quantmesh up", "quantmesh up --json"))
-def up(as_json: Json = False) -> None:
+@app.command(
+    epilog=_examples(
+        "quantmesh up", "quantmesh up --replicas 3", "QUANTMESH_GATEWAY_PORT=8080 quantmesh up", "quantmesh up --json"
+    )
+)
+def up(
+    replicas: Annotated[
+        int | None,
+        typer.Option(
+            "--replicas",
+            min=1,
+            max=64,
+            help="Replicas of inference_svc, behind Envoy when there are several; default: QUANTMESH_REPLICAS, or 1.",
+        ),
+    ] = None,
+    as_json: Json = False,
+) -> None:
     """Run the mesh: an embedded Redis, three gRPC services and the gateway. Ctrl-C stops all; twice kills all."""
     from runtime.cli import up as command
 
-    command.run(as_json)
+    command.run(replicas, as_json)
 
 
 @app.command(epilog=_examples("quantmesh status", "quantmesh status --json"))
@@ -209,6 +230,35 @@ def rollback(
     from runtime.cli import deployments as command
 
     command.rollback(strategy, expected_generation, reason, request_id, address, as_json)
+
+
+@app.command(
+    "envoy-config",
+    epilog=_examples(
+        "quantmesh envoy-config 10.0.0.1:50052 10.0.0.2:50052 10.0.0.3:50052 > inference.json",
+        "quantmesh envoy-config --listen 0.0.0.0:50052 --metrics-port 9102 inference-headless:50052",
+    ),
+)
+def envoy_config(
+    replicas: Annotated[
+        list[str],
+        typer.Argument(metavar="HOST:PORT...", help="The replicas; a name may stand for several.", show_default=False),
+    ],
+    listen: Annotated[
+        str, typer.Option("--listen", metavar="IP:PORT", help="Where Envoy is to listen.")
+    ] = "127.0.0.1:50052",
+    admin: Annotated[Path, typer.Option("--admin", help="Unix socket of Envoy's admin interface.")] = Path(
+        "/run/quantmesh/balancer.sock"
+    ),
+    metrics_port: Annotated[
+        int | None,
+        typer.Option("--metrics-port", min=1, max=65535, help="Port of /metrics for Prometheus; default: none."),
+    ] = None,
+) -> None:
+    """Print the configuration of an Envoy of yours in front of replicas of inference_svc: that of `up --replicas`."""
+    from runtime.cli import envoy_config as command
+
+    command.run(replicas, listen, admin, metrics_port)
 
 
 def main() -> None:

@@ -124,10 +124,11 @@ async def _redis(url: str | None, errors: dict[str, str]) -> list[dict[str, str]
 
 
 async def _health(addresses: Addresses) -> list[dict[str, str]]:
+    kinds = {"feature_svc": services.FEATURE, "mlops_svc": services.MLOPS}
     asked = [
-        ("feature_svc", addresses.feature, services.FEATURE),
-        ("inference_svc", addresses.inference, services.INFERENCE),
-        ("mlops_svc", addresses.mlops, services.MLOPS),
+        (name, address, kinds.get(name, services.INFERENCE))
+        for name, address in addresses.listeners
+        if name != "gateway"
     ]
     http_status, statuses = await asyncio.gather(
         services.http_status(addresses.gateway, "/inference/health"),

@@ -22,9 +22,11 @@ from runtime.supervisor import Mesh
 _READY_S = 60.0
 
 
-def run(as_json: bool) -> None:
+def run(replicas: int | None, as_json: bool) -> None:
     """Run the mesh until SIGINT or SIGTERM; a second one kills everything at once."""
     settings = places.read_settings(as_json)
+    if replicas is not None:
+        settings = settings.model_copy(update={"replicas": replicas})
     logs.configure("supervisor", settings)
     try:
         asyncio.run(_up(settings, as_json))
@@ -80,16 +82,14 @@ def _show(mesh: Mesh, as_json: bool) -> None:
     addresses = mesh.addresses
     metrics = addresses.metrics
     rows = [
-        ("gateway", addresses.gateway, metrics["gateway"], mesh.pid("gateway")),
-        ("feature_svc", addresses.feature, metrics["feature_svc"], mesh.pid("feature_svc")),
-        ("inference_svc", addresses.inference, metrics["inference_svc"], mesh.pid("inference_svc")),
-        ("mlops_svc", addresses.mlops, metrics["mlops_svc"], mesh.pid("mlops_svc")),
+        *((name, address, metrics[name], mesh.pid(name)) for name, address in addresses.listeners),
         ("redis", without_password(mesh.redis_url), None, mesh.pid("redis") if "redis" in mesh.names else None),
     ]
     data = {
         "gateway": addresses.gateway,
         "feature": addresses.feature,
         "inference": addresses.inference,
+        "replicas": dict(addresses.replicas),
         "mlops": addresses.mlops,
         "metrics": dict(metrics),
         "redis_url": without_password(mesh.redis_url),

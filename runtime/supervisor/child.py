@@ -7,7 +7,7 @@ import os
 import signal
 import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import structlog
@@ -27,6 +27,10 @@ class ChildSpec:
     name: str
     command: Sequence[str]
     ready: Callable[[], Awaitable[bool]]
+    environment: Mapping[str, str] = field(default_factory=dict)
+    """What it gets beside what every process of the mesh gets."""
+    drain: Callable[[float], Awaitable[None]] | None = None
+    """Lets its calls in flight finish, within so many seconds: for a program that would cut them at SIGTERM."""
 
 
 class ConfigError(Exception):
@@ -62,7 +66,7 @@ class Child:
         self.spec = spec
         self.restarts = 0
         self.log_path = logs_dir / f"{spec.name}.log"
-        self._environment = environment
+        self._environment = {**environment, **spec.environment}
         self._on_change = on_change
         self._process: asyncio.subprocess.Process | None = None
         self._stopping = asyncio.Event()
@@ -85,6 +89,8 @@ class Child:
         self._stopping.set()
         if self._task is None:
             return
+        if self.spec.drain is not None and self.pid is not None:
+            await self.spec.drain(grace_s)
         self._signal(signal.SIGTERM)
         await asyncio.wait({self._task}, timeout=grace_s)
         if not self._task.done():

@@ -17,6 +17,7 @@ from structlog.typing import FilteringBoundLogger
 from runtime import logs
 from runtime.errors import QuantmeshError
 from runtime.settings import MeshSettings
+from runtime.supervisor.balancer import require_balancer
 from runtime.supervisor.child import LOG_LIMIT_BYTES, Child, ChildSpec, ConfigError
 from runtime.supervisor.environment import child_environment
 from runtime.supervisor.listeners import addresses_of, with_ports
@@ -111,7 +112,8 @@ class Mesh:
         """Start everything, without waiting until it serves: see `ready`.
 
         Raises MeshRunningError; ConfigurationError, before anything is started, for a taken port, a home that cannot be
-        used and a Redis that refuses us; UnavailableError when Redis does not answer or cannot start.
+        used, an Envoy that is needed and absent, and a Redis that refuses us; UnavailableError when Redis does not
+        answer or cannot start.
         """
         self._failure = asyncio.get_running_loop().create_future()
         async with AsyncExitStack() as stack:
@@ -132,6 +134,8 @@ class Mesh:
 
     async def _start(self, stack: AsyncExitStack) -> None:
         self.settings = with_ports(self.settings)
+        if self.settings.replicas > 1:
+            require_balancer(self.settings)
         if self._fresh:
             self._forget()
         if self.settings.redis_url is None:

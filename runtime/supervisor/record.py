@@ -10,8 +10,8 @@ import contextlib
 import fcntl
 import json
 import os
-from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -28,11 +28,26 @@ class Addresses:
     gateway: str
     metrics: Mapping[str, str]
     """Prometheus URL by process name."""
+    replicas: Mapping[str, str] = field(default_factory=dict)
+    """gRPC address of each replica of inference_svc by process name, when several are behind a balancer."""
+    balancer_admin: str = ""
+    """Unix socket of the balancer's admin interface; empty when there is no balancer."""
+
+    @property
+    def listeners(self) -> Sequence[tuple[str, str]]:
+        """Every process that others call, and where."""
+        return [
+            ("gateway", self.gateway),
+            ("feature_svc", self.feature),
+            ("balancer" if self.replicas else "inference_svc", self.inference),
+            *self.replicas.items(),
+            ("mlops_svc", self.mlops),
+        ]
 
     @property
     def ports(self) -> frozenset[int]:
         """Every port that the mesh listens on for others."""
-        grpc = (f"//{address}" for address in (self.feature, self.inference, self.mlops))
+        grpc = (f"//{address}" for address in (self.feature, self.inference, self.mlops, *self.replicas.values()))
         return frozenset(port for url in (*grpc, self.gateway, *self.metrics.values()) if (port := urlsplit(url).port))
 
 

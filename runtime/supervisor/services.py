@@ -14,6 +14,7 @@ import grpc.aio
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from runtime import grpc_client
+from runtime.supervisor import balancer
 from runtime.supervisor.child import ChildSpec
 from runtime.supervisor.record import Addresses
 
@@ -25,13 +26,41 @@ MLOPS = "quantmesh.mlops.v1.MlopsService"
 
 
 def services(addresses: Addresses) -> Sequence[ChildSpec]:
-    """The three services and the gateway."""
+    """The three services and the gateway; of inference_svc one process, or its replicas and their balancer."""
     return [
         ChildSpec("feature_svc", _module("feature_svc"), _grpc_serving(addresses.feature, FEATURE)),
         ChildSpec("mlops_svc", _module("mlops_svc"), _grpc_serving(addresses.mlops, MLOPS)),
-        ChildSpec("inference_svc", _module("inference_svc"), _grpc_serving(addresses.inference, INFERENCE)),
+        *_inference(addresses),
         ChildSpec("gateway", _module("gateway"), _http_ok(addresses.gateway, "/inference/health")),
     ]
+
+
+def _inference(addresses: Addresses) -> Sequence[ChildSpec]:
+    serving = _grpc_serving(addresses.inference, INFERENCE)
+    if not addresses.replicas:
+        return [ChildSpec("inference_svc", _module("inference_svc"), serving)]
+
+    async def drain(within_s: float) -> None:
+        await balancer.drain(addresses.balancer_admin, within_s)
+
+    return [
+        *(_replica(addresses, name) for name in addresses.replicas),
+        ChildSpec(balancer.NAME, _module("runtime.supervisor.balancing"), serving, drain=drain),
+    ]
+
+
+def _replica(addresses: Addresses, name: str) -> ChildSpec:
+    """A replica listens on a port of its own; that of inference_svc is the balancer's."""
+    address = addresses.replicas[name]
+    own = {
+        "QUANTMESH_INFERENCE_PORT": _port(f"//{address}"),
+        "QUANTMESH_INFERENCE_METRICS_PORT": _port(addresses.metrics[name]),
+    }
+    return ChildSpec(name, _module("inference_svc"), _grpc_serving(address, INFERENCE), environment=own)
+
+
+def _port(url: str) -> str:
+    return str(urlsplit(url).port)
 
 
 def _module(name: str) -> list[str]:

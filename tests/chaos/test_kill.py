@@ -20,7 +20,8 @@ CATALOG = load_catalog(partitions=4)
 SESSIONS = 20
 
 
-async def _replay_and_kill(mesh: RunningMesh, victims: list[str]) -> None:
+async def replay_and_kill(mesh: RunningMesh, victims: list[str]) -> None:
+    """Kill the victims one after another, spread over a replay; nothing may be lost or twice."""
     plan = job.Plan.of(SESSIONS)
     model, *_ = await asyncio.to_thread(plan.train)
     async with grpc_client.channel(mesh.addresses.mlops) as channel:
@@ -56,4 +57,4 @@ async def _replay_and_kill(mesh: RunningMesh, victims: list[str]) -> None:
 def test_a_killed_service_loses_and_repeats_nothing(tmp_path: Path, victims: list[str]) -> None:
     telemetry.configure("replay")
     with running_mesh(tmp_path) as mesh:
-        asyncio.run(_replay_and_kill(mesh, victims))
+        asyncio.run(replay_and_kill(mesh, victims))

@@ -10,7 +10,6 @@ import socket
 import sys
 import time
 from collections.abc import AsyncIterator
-from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -30,6 +29,7 @@ from quantmesh.mlops.v1.mlops_service_pb2_grpc import MlopsServiceServicer, add_
 from runtime.errors import FailedPreconditionError, InvalidInputError, QuantmeshError, UnavailableError
 from runtime.grpc_server import MeshServer, ServerConfig
 from runtime.ports import free_port
+from tests.integration.runtime.command import Command
 from tests.waiting import until
 
 VERSION = "cd" * 32
@@ -42,39 +42,6 @@ PORTS = (
     "INFERENCE_METRICS_PORT",
     "MLOPS_METRICS_PORT",
 )
-
-
-@dataclass
-class Said:
-    code: int
-    out: str
-    err: str
-
-
-class Command:
-    """Runs `quantmesh` with an environment of its own."""
-
-    def __init__(self, home: Path, **variables: str) -> None:
-        kept = {name: value for name, value in os.environ.items() if not name.startswith("QUANTMESH_")}
-        self.environment = {**kept, "QUANTMESH_HOME": str(home), "COLUMNS": "200", **variables}
-
-    async def start(self, *arguments: str, feed: bool = False) -> asyncio.subprocess.Process:
-        return await asyncio.create_subprocess_exec(
-            sys.executable,
-            "-c",
-            "from runtime.cli import main; main()",
-            *arguments,
-            env=self.environment,
-            stdin=asyncio.subprocess.PIPE if feed else asyncio.subprocess.DEVNULL,
-            stdout=asyncio.subprocess.PIPE,
-            stderr=asyncio.subprocess.PIPE,
-        )
-
-    async def __call__(self, *arguments: str, stdin: str | None = None) -> Said:
-        process = await self.start(*arguments, feed=stdin is not None)
-        out, err = await asyncio.wait_for(process.communicate(stdin.encode() if stdin is not None else None), 60)
-        assert process.returncode is not None
-        return Said(process.returncode, out.decode(), err.decode())
 
 
 class Inference(InferenceServiceServicer):

@@ -8,7 +8,8 @@ import pytest
 from gateway.convert import batch_field
 from gateway.problems import problem_of
 from gateway.settings import GatewaySettings
-from runtime.errors import FieldViolation
+from runtime import environment
+from runtime.errors import ConfigurationError, FieldViolation
 from runtime.grpc_failure import Failure
 
 TABLE = {
@@ -72,3 +73,11 @@ def test_inference_is_the_mesh_s_own_unless_said_otherwise(monkeypatch: pytest.M
     assert GatewaySettings(host="0.0.0.0", inference_port=5).inference_address == "127.0.0.1:5"
     monkeypatch.setenv("QUANTMESH_INFERENCE_ADDRESS", "elsewhere:1")
     assert GatewaySettings(inference_port=5).inference_address == "elsewhere:1"
+
+
+def test_inference_may_be_several_replicas_but_no_list_that_cannot_be_dialled(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("QUANTMESH_INFERENCE_ADDRESS", "10.0.0.1:1,10.0.0.2:2")
+    assert environment.read(GatewaySettings).inference_address == "10.0.0.1:1,10.0.0.2:2"
+    monkeypatch.setenv("QUANTMESH_INFERENCE_ADDRESS", "here:1,there:2")
+    with pytest.raises(ConfigurationError, match="QUANTMESH_INFERENCE_ADDRESS: 'here:1' is not one"):
+        environment.read(GatewaySettings)

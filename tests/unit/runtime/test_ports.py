@@ -8,7 +8,7 @@ import socket
 import pytest
 
 from runtime.errors import ConfigurationError, PortInUseError
-from runtime.ports import free_port, refused, require_free
+from runtime.ports import free_port, refused, require_free, resolved
 
 
 def test_a_free_port_is_free() -> None:
@@ -40,3 +40,14 @@ def test_an_address_of_another_machine_is_told_from_a_taken_port() -> None:
     with pytest.raises(ConfigurationError, match="QUANTMESH_HOST") as caught:
         require_free("192.0.2.1", 0, "X")
     assert not isinstance(caught.value, PortInUseError)
+
+
+def test_a_name_is_resolved_as_it_is_listened_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert [resolved(host) for host in ("127.0.0.1", "localhost", "::1")] == ["127.0.0.1", "127.0.0.1", "::1"]
+
+    def unknown(*_: object) -> None:
+        raise socket.gaierror(-2, "unknown")
+
+    monkeypatch.setattr(socket, "getaddrinfo", unknown)
+    with pytest.raises(ConfigurationError, match="QUANTMESH_HOST: 'nobody' is not the name of a host"):
+        resolved("nobody")

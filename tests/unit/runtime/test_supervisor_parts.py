@@ -10,6 +10,7 @@ import pytest
 
 from runtime.errors import ConfigurationError, PortInUseError
 from runtime.settings import MeshSettings
+from runtime.supervisor.balancer import balancer_of
 from runtime.supervisor.child import Backoff
 from runtime.supervisor.environment import child_environment, variables
 from runtime.supervisor.listeners import addresses_of, with_ports
@@ -22,6 +23,7 @@ from runtime.supervisor.record import (
     remove_record,
     write_record,
 )
+from runtime.supervisor.services import services
 
 ANY_PORTS = {
     f"{name}_port": 0
@@ -96,6 +98,74 @@ def test_two_equal_ports_are_found_before_any_is_tried() -> None:
     assert caught.value.reason == "PORTS_EQUAL"
 
 
+def test_several_replicas_have_ports_of_their_own_in_a_row() -> None:
+    open_ports = {**ANY_PORTS, "replica_port": 0, "replica_metrics_port": 0}
+    settings = with_ports(MeshSettings(replicas=3, **open_ports))
+    addresses = addresses_of(settings)
+    first = settings.replica_port
+    assert addresses.replicas == {f"inference_svc-{n}": f"127.0.0.1:{first + n - 1}" for n in (1, 2, 3)}
+    assert set(addresses.metrics) == {"feature_svc", "mlops_svc", "gateway", "balancer", *addresses.replicas}
+    assert len(addresses.ports) == 7 + 2 * 3
+    assert addresses.balancer_admin.endswith("run/balancer.sock")
+
+
+def test_one_replica_is_inference_svc_and_the_ports_of_several_are_left_alone() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        settings = with_ports(MeshSettings(**ANY_PORTS, replica_port=taken.getsockname()[1]))
+    addresses = addresses_of(settings)
+    assert (addresses.replicas, addresses.balancer_admin) == ({}, "")
+    assert "inference_svc" in addresses.metrics
+
+
+@pytest.mark.parametrize("field", ["replica_port", "replica_metrics_port"])
+def test_a_taken_port_of_a_replica_names_its_setting(field: str) -> None:
+    open_ports = {**ANY_PORTS, "replica_port": 0, "replica_metrics_port": 0}
+    first: int = getattr(with_ports(MeshSettings(replicas=2, **open_ports)), field)
+    with socket.create_server(("127.0.0.1", first + 1)):
+        settings = MeshSettings(replicas=2, **{**open_ports, field: first})
+        with pytest.raises(PortInUseError, match=rf"port {first + 1} .*QUANTMESH_{field.upper()}"):
+            with_ports(settings)
+
+
+def test_ports_of_replicas_that_run_into_others_or_too_high_are_told() -> None:
+    high = MeshSettings(replicas=2, **ANY_PORTS, replica_port=65535)
+    with pytest.raises(ConfigurationError, match="QUANTMESH_REPLICA_PORT is too high"):
+        with_ports(high)
+    into = MeshSettings(replicas=3, **{**ANY_PORTS, "inference_port": 50063}, replica_port=50061)
+    with pytest.raises(ConfigurationError, match="QUANTMESH_INFERENCE_PORT and QUANTMESH_REPLICA_PORT are both 50063"):
+        with_ports(into)
+
+
+def test_each_replica_and_the_balancer_are_processes_of_their_own() -> None:
+    settings = MeshSettings(replicas=2)
+    specs = {spec.name: spec for spec in services(addresses_of(settings))}
+    assert list(specs) == ["feature_svc", "mlops_svc", "inference_svc-1", "inference_svc-2", "balancer", "gateway"]
+    assert specs["inference_svc-2"].environment == {
+        "QUANTMESH_INFERENCE_PORT": "50062",
+        "QUANTMESH_INFERENCE_METRICS_PORT": "9112",
+    }
+    assert specs["inference_svc-2"].command == specs["inference_svc-1"].command
+    assert [name for name, spec in specs.items() if spec.drain is not None] == ["balancer"]
+    assert [spec.name for spec in services(addresses_of(MeshSettings()))] == [
+        "feature_svc",
+        "mlops_svc",
+        "inference_svc",
+        "gateway",
+    ]
+
+
+@pytest.mark.parametrize(("host", "listens", "dials"), [("0.0.0.0", "0.0.0.0", "127.0.0.1"), ("::", "::", "::1")])
+def test_the_balancer_listens_where_it_is_told_and_dials_this_machine(host: str, listens: str, dials: str) -> None:
+    made = balancer_of(MeshSettings(host=host, replicas=2))
+    assert (made.host, made.port, made.metrics_port) == (listens, 50052, 9102)
+    assert made.replicas == [(dials, 50061), (dials, 50062)]
+
+
+def test_a_home_too_deep_for_a_socket_names_its_setting(tmp_path: Path) -> None:
+    with pytest.raises(ConfigurationError, match=r"QUANTMESH_HOME: .* too long"):
+        balancer_of(MeshSettings(home=tmp_path / ("x" * 90), replicas=2))
+
+
 @pytest.mark.parametrize(("ours", "theirs"), [("", "demo"), ("demo", "")])
 def test_a_port_that_our_own_other_mesh_has_is_told_so(tmp_path: Path, ours: str, theirs: str) -> None:
     home = tmp_path / theirs
@@ -123,7 +193,15 @@ def test_the_record_counts_only_while_its_mesh_lives(tmp_path: Path) -> None:
     home = tmp_path / "demo"
     record = MeshRecord(
         pid=1,
-        addresses=Addresses("f:1", "i:2", "m:3", "http://g:4", {"gateway": "http://g:4/metrics"}),
+        addresses=Addresses(
+            "f:1",
+            "i:2",
+            "m:3",
+            "http://g:4",
+            {"gateway": "http://g:4/metrics"},
+            {"inference_svc-1": "i:3"},
+            "run/b.sock",
+        ),
         redis_url="redis://h/0",
         logs_dir="logs",
         pids={"gateway": 5, "redis": None},
