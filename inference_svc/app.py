@@ -8,11 +8,16 @@ from uuid import uuid4
 
 import structlog
 
+from inference import grpc_service_pb2_grpc
 from inference_svc import metrics
 from inference_svc.admission import Admission
 from inference_svc.batcher import Batcher
 from inference_svc.follower import Follower
 from inference_svc.loader import Loader
+from inference_svc.oip import service as open_inference
+from inference_svc.oip.calls import Calls
+from inference_svc.oip.graph_runs import GraphRuns
+from inference_svc.oip.plan import Plans
 from inference_svc.predict import Predictor
 from inference_svc.registry import Registry
 from inference_svc.scorer import STREAM, Scorer
@@ -91,18 +96,26 @@ async def build(settings: InferenceSettings) -> Inference:
             replica_id(settings.inference_port),
         )
         await follower.start()
+        admission = Admission(settings.p99_ms_target / 1000, settings.queue_rows)
         batcher = Batcher(
-            Admission(settings.p99_ms_target / 1000, settings.queue_rows),
+            admission,
             most_rows=settings.batch_size,
             threads=settings.threads,
             deterministic=settings.deterministic,
         )
         server = MeshServer(ServerConfig.of(settings, settings.inference_port, "QUANTMESH_INFERENCE_PORT"))
+        predictor = Predictor(registry, batcher, settings.max_batch_rows)
         inference_service_pb2_grpc.add_InferenceServiceServicer_to_server(
-            InferenceServicer(Predictor(registry, batcher, settings.max_batch_rows), registry, settings.p99_ms_target),
+            InferenceServicer(predictor, registry, settings.p99_ms_target), server.server
+        )
+        runs = GraphRuns(admission, threads=settings.threads, deterministic=settings.deterministic)
+        grpc_service_pb2_grpc.add_GRPCInferenceServiceServicer_to_server(
+            open_inference.OpenInferenceServicer(
+                Calls(predictor, Plans(registry), runs), registry, settings, lambda: server.serving
+            ),
             server.server,
         )
-        await server.start([SERVICE_NAME])
+        await server.start([SERVICE_NAME, open_inference.SERVICE_NAME])
         await follower.listening(server.address)
     except BaseException:
         await redis.aclose()

@@ -124,7 +124,7 @@ class Batcher:
         if pieces:
             started = time.perf_counter()
             values, faults = run(loaded, rows, deterministic=self._deterministic)
-            loaded.lane.cost.seen(len(rows), time.perf_counter() - started)
+            loaded.lane.seen(len(rows), time.perf_counter() - started)
             self._hand_out(loaded, pieces, values, faults)
         if loaded.lane:
             self._turns.append(loaded)
@@ -145,7 +145,7 @@ class Batcher:
         def returned(values: Matrix, faults: Faults, took_s: float) -> None:
             self._free_threads += 1
             del self._running[id(loaded)]
-            loaded.lane.cost.seen(len(rows), took_s)
+            loaded.lane.seen(len(rows), took_s)
             if loaded.lane:
                 self._turns.append(loaded)
             self._turns.extend(self._parked)
