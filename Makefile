@@ -6,6 +6,8 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 WORKERS ?= 2
+# A client with pins of its own: its tests run it in an environment that they make.
+TRITON := tests/integration/open_inference
 ARGS ?=
 PIP_QUIET := --quiet --disable-pip-version-check
 FRAMEWORKS_VENV ?= .venv-frameworks
@@ -91,6 +93,7 @@ bench: setup ## Measure against floors, in one run, as ratios
 lock: setup ## Resolve the dependencies again (hash-pinned, no index addresses)
 	$(BIN)/uv pip compile pyproject.toml --extra dev --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header --quiet --upgrade --output-file requirements.lock
 	$(BIN)/uv pip compile requirements-frameworks.in --constraint requirements.lock --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header --quiet --upgrade --output-file requirements-frameworks.lock
+	cd $(TRITON) && $(CURDIR)/$(BIN)/uv pip compile tritonclient.in --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header --quiet --upgrade --output-file tritonclient.lock
 
 clean: ## Remove the environment, caches and builds
 	rm -rf $(VENV) $(FRAMEWORKS_VENV) dist .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache

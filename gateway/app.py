@@ -10,7 +10,7 @@ from typing import Any
 from fastapi import FastAPI
 from pydantic.json_schema import models_json_schema
 
-from gateway import docs, problems, routes
+from gateway import docs, open_inference, problems, routes
 from gateway.edge import Edge
 from gateway.inference import Inference
 from gateway.schemas import BatchBody, PredictBody
@@ -39,6 +39,7 @@ def create_app(settings: GatewaySettings) -> FastAPI:
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         channel = grpc_client.channel(settings.inference_address, settings.max_message_bytes)
         app.state.inference = Inference(channel, settings.gateway_timeout_s, settings.max_message_bytes)
+        app.state.open_inference = open_inference.OpenInference(channel, app.state.inference)
         app.state.started_s = time.monotonic()
         yield
         await channel.close()
@@ -57,6 +58,7 @@ def create_app(settings: GatewaySettings) -> FastAPI:
     )
     app.state.settings = settings
     app.include_router(routes.router)
+    app.include_router(open_inference.router)
     app.include_router(docs.router)
     problems.install(app)
     app.add_middleware(Edge)

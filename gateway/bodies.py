@@ -21,14 +21,15 @@ async def read_body(request: Request, shape: type[Shape], max_bytes: int) -> Sha
 
     Raises Problem: 413 for a body over the limit, 400 for one that is not JSON, 422 for one of another shape.
     """
-    body = await _read_counted(request, max_bytes)
+    body = await read_counted(request, max_bytes)
     try:
         return shape.model_validate_json(body)
     except ValidationError as error:
         raise _problem_of(error) from None
 
 
-async def _read_counted(request: Request, max_bytes: int) -> bytes:
+async def read_counted(request: Request, max_bytes: int) -> bytes:
+    """Read a body as it is. Raises Problem: 413 for one over the limit."""
     declared = request.headers.get("content-length", "")
     if declared.isdecimal() and int(declared) > max_bytes:
         raise too_large(f"the body has {declared} bytes; at most {max_bytes} are allowed")

@@ -43,11 +43,11 @@ class Inference:
 
     async def predict(self, request: PredictRequest) -> PredictResponse:
         """Score one row."""
-        return await self._call(self._stub.Predict, request)
+        return await self.call(self._stub.Predict, request)
 
     async def batch_predict(self, request: BatchPredictRequest) -> BatchPredictResponse:
         """Score rows."""
-        return await self._call(self._stub.BatchPredict, request)
+        return await self.call(self._stub.BatchPredict, request)
 
     async def models(self) -> list[Model] | None:
         """The loaded models; None when the service cannot be reached."""
@@ -67,7 +67,7 @@ class Inference:
             return "UNREACHABLE"
         return health_pb2.HealthCheckResponse.ServingStatus.Name(response.status)
 
-    async def _call(self, method: grpc.aio.UnaryUnaryMultiCallable[Request, Response], request: Request) -> Response:
+    async def call(self, method: grpc.aio.UnaryUnaryMultiCallable[Request, Response], request: Request) -> Response:
         """Call with a deadline. A prediction changes nothing, so UNAVAILABLE is tried again, for under a second."""
         size = request.ByteSize()
         if size > self._max_message_bytes:  # JSON may be shorter than the same numbers as doubles

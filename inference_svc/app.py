@@ -10,11 +10,16 @@ from uuid import uuid4
 
 import structlog
 
+from inference import grpc_service_pb2, grpc_service_pb2_grpc
 from inference_svc import metrics
 from inference_svc.admission import Admission
 from inference_svc.batcher import Batcher
 from inference_svc.follower import Follower
 from inference_svc.loader import Loader
+from inference_svc.oip import service as open_inference
+from inference_svc.oip.calls import Calls
+from inference_svc.oip.graph_runs import GraphRuns
+from inference_svc.oip.plan import Plans
 from inference_svc.predict import Predictor
 from inference_svc.process import HOT_PATHS, PORT
 from inference_svc.registry import Registry
@@ -43,6 +48,7 @@ class Inference:
         self,
         server: MeshServer,
         servicer: InferenceServicer,
+        open_servicer: open_inference.OpenInferenceServicer,
         follower: Follower,
         scorer: Scorer,
         lag: LagMonitor,
@@ -51,6 +57,7 @@ class Inference:
     ) -> None:
         self._server = server
         self._servicer = servicer
+        self._open_servicer = open_servicer
         self._follower = follower
         self._scorer = scorer
         self._lag = lag
@@ -78,6 +85,7 @@ class Inference:
         return [
             HotMethod(HOT_PATHS[0], pb.PredictRequest, self._servicer.Predict),
             HotMethod(HOT_PATHS[1], pb.BatchPredictRequest, self._servicer.BatchPredict),
+            HotMethod(HOT_PATHS[2], grpc_service_pb2.ModelInferRequest, self._open_servicer.ModelInfer),
         ]
 
     async def not_serving(self) -> None:
@@ -117,8 +125,9 @@ async def build(settings: InferenceSettings, behind: Path | None = None) -> Infe
             replica_id(settings.inference_port),
         )
         await follower.start()
+        admission = Admission(settings.p99_ms_target / 1000, settings.queue_rows)
         batcher = Batcher(
-            Admission(settings.p99_ms_target / 1000, settings.queue_rows),
+            admission,
             most_rows=settings.batch_size,
             threads=settings.threads,
             deterministic=settings.deterministic_rpc,
@@ -127,7 +136,12 @@ async def build(settings: InferenceSettings, behind: Path | None = None) -> Infe
         predictor = Predictor(registry, batcher, settings.max_batch_rows)
         servicer = InferenceServicer(predictor, registry, settings.p99_ms_target)
         inference_service_pb2_grpc.add_InferenceServiceServicer_to_server(servicer, server.server)
-        await server.start([SERVICE_NAME])
+        runs = GraphRuns(admission, threads=settings.threads, deterministic=settings.deterministic_rpc)
+        open_servicer = open_inference.OpenInferenceServicer(
+            Calls(predictor, Plans(registry), runs), registry, settings, lambda: server.serving
+        )
+        grpc_service_pb2_grpc.add_GRPCInferenceServiceServicer_to_server(open_servicer, server.server)
+        await server.start([SERVICE_NAME, open_inference.SERVICE_NAME])
         await follower.listening(server.address)
     except BaseException:
         await redis.aclose()
@@ -135,7 +149,7 @@ async def build(settings: InferenceSettings, behind: Path | None = None) -> Infe
     catalog = load_catalog(settings.partitions)
     scorer = Scorer(redis, catalog, registry, follower, settings.batch_size, deterministic=settings.deterministic)
     lag = LagMonitor(redis, catalog, [(STREAM, catalog.stream(STREAM).group)])
-    return Inference(server, servicer, follower, scorer, lag, batcher, redis)
+    return Inference(server, servicer, open_servicer, follower, scorer, lag, batcher, redis)
 
 
 def replica_id(port: int) -> str:

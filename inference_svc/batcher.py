@@ -126,7 +126,7 @@ class Batcher:
         if pieces:
             started = time.perf_counter()
             values, faults = run(loaded, rows, deterministic=self._deterministic)
-            loaded.lane.cost.seen(len(rows), time.perf_counter() - started)
+            loaded.lane.seen(len(rows), time.perf_counter() - started)
             self._hand_out(loaded, pieces, values, faults)
         self._place(loaded)
 
@@ -154,7 +154,7 @@ class Batcher:
         def returned(values: Matrix, faults: Faults, took_s: float) -> None:
             self._free_threads += 1
             del self._running[id(loaded)]
-            loaded.lane.cost.seen(len(rows), took_s)
+            loaded.lane.seen(len(rows), took_s)
             self._place(loaded)
             self._turns.extend(self._parked)
             self._parked.clear()

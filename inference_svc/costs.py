@@ -44,3 +44,27 @@ class Cost:
             return
         ratio = min(seconds / expected, _AT_MOST * self._scale)
         self._scale += _WEIGHT * (ratio - self._scale)
+
+
+class Calls:
+    """The calls that a model has had: how many of each number of rows, and how long they took together."""
+
+    __slots__ = ("by_rows",)
+
+    def __init__(self) -> None:
+        self.by_rows: dict[int, tuple[int, float]] = {}
+
+    def seen(self, rows: int, seconds: float) -> None:
+        """Count a call."""
+        count, total_s = self.by_rows.get(rows, (0, 0.0))
+        self.by_rows[rows] = count + 1, total_s + seconds
+
+    @property
+    def count(self) -> int:
+        """Calls."""
+        return sum(count for count, _ in self.by_rows.values())
+
+    @property
+    def rows(self) -> int:
+        """Rows, over all calls."""
+        return sum(rows * count for rows, (count, _) in self.by_rows.items())

@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from inference_svc.admission import Priority, Terms
-from inference_svc.costs import Cost
+from inference_svc.costs import Calls, Cost
 
 Matrix: TypeAlias = NDArray[np.float64]
 
@@ -24,10 +24,11 @@ class Work:
     """Rows of one request, on their way through a lane.
 
     `rows` is [n, columns], `values` [n] as far as they are known; `shapes` is the receipt: (rows, rows of the call).
+    `began` is when its first row went into a call, in seconds of `time.perf_counter()`.
     `finished` is called once, when all rows are scored or the work has failed (`error`).
     """
 
-    __slots__ = ("cancelled", "error", "finished", "left", "rows", "shapes", "taken", "terms", "values")
+    __slots__ = ("began", "cancelled", "error", "finished", "left", "rows", "shapes", "taken", "terms", "values")
 
     def __init__(self, rows: Matrix, terms: Terms, finished: Callable[[Work], None]) -> None:
         self.rows = rows
@@ -35,6 +36,7 @@ class Work:
         self.finished = finished
         self.values = np.empty(len(rows))
         self.shapes: list[tuple[int, int]] = []
+        self.began = 0.0
         self.taken = 0
         self.left = len(rows)
         self.error: Exception | None = None
@@ -85,12 +87,13 @@ class Taken:
 
 
 class Lane:
-    """The queue, with the model's cost."""
+    """The queue, with the model's cost and the calls that it has had."""
 
-    __slots__ = ("_queues", "_waiting", "cost")
+    __slots__ = ("_queues", "_waiting", "calls", "cost")
 
     def __init__(self, cost: Cost | None = None) -> None:
         self.cost = cost or Cost()
+        self.calls = Calls()
         self._queues: tuple[deque[Work], ...] = tuple(deque() for _ in Priority)
         self._waiting = [0] * len(Priority)
 
@@ -101,6 +104,11 @@ class Lane:
     def rows(self) -> int:
         """Rows that wait."""
         return sum(self._waiting)
+
+    def seen(self, rows: int, seconds: float) -> None:
+        """Note what a call took."""
+        self.cost.seen(rows, seconds)
+        self.calls.seen(rows, seconds)
 
     def rows_before(self, priority: Priority) -> int:
         """Rows that wait and go before a new work of that priority."""
@@ -136,6 +144,8 @@ class Lane:
                     queue.popleft()
                     continue
                 count = min(left, room)
+                if not work.taken:
+                    work.began = now
                 taken.pieces.append(Piece(work, work.taken, count))
                 work.taken += count
                 self._waiting[priority] -= count

@@ -23,6 +23,7 @@ PORT = "QUANTMESH_INFERENCE_PORT"
 HOT_PATHS = (
     "/quantmesh.inference.v1.InferenceService/Predict",
     "/quantmesh.inference.v1.InferenceService/BatchPredict",
+    "/inference.GRPCInferenceService/ModelInfer",
 )
 """Calls that are answered within Envoy."""
 

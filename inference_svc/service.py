@@ -136,8 +136,13 @@ def _terms(wanted: pb.Priority.ValueType, context: Context, now: float) -> Terms
     return Terms(priority(wanted), None if left_s is None else now + left_s)
 
 
+def weight(rows: int) -> int:
+    """What a request of so many rows counts for in the window of its stream."""
+    return max(rows, _LEAST_WEIGHT)
+
+
 def _weight(request: pb.StreamPredictRequest) -> int:
-    return max(request.packed.rows, _LEAST_WEIGHT)
+    return weight(request.packed.rows)
 
 
 class _Streamed:

@@ -16,7 +16,7 @@ import onnxruntime as ort
 from numpy.typing import DTypeLike, NDArray
 
 from modelstore import signature
-from modelstore.signature import COLUMN_MISMATCH, FIELD, OUTPUT_MISMATCH, Signature, TensorSpec
+from modelstore.signature import COLUMN_MISMATCH, FIELD, OUTPUT_MISMATCH, Prediction, Signature, TensorSpec
 from runtime.errors import InvalidInputError
 
 __all__ = ["COLUMN_MISMATCH", "FIELD", "NOT_ONNX", "OUTPUT_MISMATCH", "OnnxModel", "Rows"]
@@ -39,7 +39,7 @@ _PROBE_S = 5.0
 class OnnxModel:
     """A model in memory. Safe to call from several threads; a call releases the interpreter lock."""
 
-    __slots__ = ("_inputs", "_only_input", "_prediction", "_session", "columns", "dtype", "signature")
+    __slots__ = ("_inputs", "_only_input", "_session", "columns", "dtype", "prediction", "signature")
 
     def __init__(self, session: ort.InferenceSession) -> None:
         self._session = session
@@ -49,7 +49,9 @@ class OnnxModel:
         self._only_input = self.signature.inputs[0].name if _is_matrix(self.signature.inputs) else None
         # Rows of this type are taken as they are, without a copy.
         self.dtype: DTypeLike = np.dtype(self.signature.inputs[0].dtype) if self._only_input else np.dtype(np.float64)
-        self._prediction = signature.find_prediction(self._probe(), _PROBE_ROWS)
+        outputs = self._probe()
+        self.prediction: Prediction = signature.find_prediction(outputs, _PROBE_ROWS)
+        self.signature = signature.completed(self.signature, outputs, self.prediction)
 
     @classmethod
     def load(
@@ -96,7 +98,7 @@ class OnnxModel:
 
         Values are to fit the model's inputs (see `unfit`); whether predictions are finite is the caller's to check.
         """
-        output, column = self._prediction.output, self._prediction.column
+        output, column = self.prediction.output, self.prediction.column
         result: NDArray[Any] = self._session.run([output], self._feed(rows))[0]
         if result.ndim == 2:
             result = result[:, column] if column or result.shape[1] == 1 else result

@@ -128,6 +128,20 @@ def find_prediction(outputs: Outputs, rows: int) -> Prediction:
     )
 
 
+def completed(signature: Signature, outputs: Outputs, prediction: Prediction) -> Signature:
+    """The signature with what a run showed of its outputs: the rank of one whose shape the graph does not tell, and
+    the whole shape of the prediction's.
+    """
+
+    def shown(spec: TensorSpec) -> TensorSpec:
+        axes = _shape(outputs[spec.name])[1:]
+        if spec.name == prediction.output:
+            return TensorSpec(spec.name, spec.dtype, (None, *axes))
+        return spec if spec.shape else TensorSpec(spec.name, spec.dtype, (None, *(None for _ in axes)))
+
+    return Signature(signature.inputs, tuple(map(shown, signature.outputs)))
+
+
 def _is_float(array: Any) -> bool:
     return isinstance(array, np.ndarray) and array.dtype in (np.float32, np.float64)
 

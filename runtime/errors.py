@@ -75,6 +75,10 @@ class UnavailableError(QuantmeshError):
     """Something this service stands on is away for now (UNAVAILABLE): retry."""
 
 
+class UnimplementedError(QuantmeshError):
+    """A call that the contract has and this service does not do (UNIMPLEMENTED)."""
+
+
 class ConfigurationError(QuantmeshError):
     """The process cannot serve as it is set up; the message names the setting. Trying again would not help."""
 

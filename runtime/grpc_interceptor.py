@@ -76,7 +76,7 @@ class MeshInterceptor(grpc.aio.ServerInterceptor):
         method = handler_call_details.method
         if handler.response_streaming:
             # Health.Watch and reflection are gRPC's own and need none of this.
-            if not method.startswith("/quantmesh."):
+            if method.startswith("/grpc."):
                 return handler
             make = grpc.stream_stream_rpc_method_handler if handler.request_streaming else None
             make = make or grpc.unary_stream_rpc_method_handler

@@ -57,6 +57,7 @@ class MeshServer:
         self._config = config
         self._health = health.aio.HealthServicer()
         self._services: tuple[str, ...] = ()
+        self._serving = False
         self.port = 0
         self.server = grpc.aio.server(
             interceptors=[MeshInterceptor(config.default_deadline_s)],
@@ -88,7 +89,13 @@ class MeshServer:
         await self.server.start()
         for name in ("", *self._services):
             await self._health.set(name, _SERVING)
+        self._serving = True
         return self.port
+
+    @property
+    def serving(self) -> bool:
+        """Whether it serves, and is not on its way out."""
+        return self._serving
 
     def _bind(self) -> int:
         config = self._config
@@ -108,6 +115,7 @@ class MeshServer:
 
     async def not_serving(self) -> None:
         """Tell every health watcher that this server is going away."""
+        self._serving = False
         await self._health.enter_graceful_shutdown()
 
     async def drain(self) -> None:

@@ -17,10 +17,14 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
 
+PACKAGES = ("inference", "quantmesh")
+"""Top folders of protos/, and of what is generated."""
+
 
 def generate(target: Path) -> None:
     """Write the generated tree below `target`, replacing what is there."""
-    shutil.rmtree(target / "quantmesh", ignore_errors=True)
+    for package in PACKAGES:
+        shutil.rmtree(target / package, ignore_errors=True)
     target.mkdir(parents=True, exist_ok=True)
     protos = sorted(path.relative_to(ROOT / "protos").as_posix() for path in (ROOT / "protos").rglob("*.proto"))
     services = [proto for proto in protos if proto.endswith("_service.proto")]
@@ -31,7 +35,7 @@ def generate(target: Path) -> None:
     subprocess.run(run, check=True, env=environment, cwd=ROOT)
     run = [*protoc, f"--grpc_python_out={target}", f"--mypy_grpc_out=quiet:{target}", *services]
     subprocess.run(run, check=True, env=environment, cwd=ROOT)
-    for folder in (target / "quantmesh").rglob("v1"):
+    for folder in {module.parent for package in PACKAGES for module in (target / package).rglob("*_pb2.py")}:
         (folder / "py.typed").touch()
 
 
@@ -57,7 +61,10 @@ def main() -> int:
         return 0
     with tempfile.TemporaryDirectory() as scratch:
         generate(Path(scratch))
-        stale = differences(Path(scratch) / "quantmesh", options.target.resolve() / "quantmesh")
+        written, committed = Path(scratch), options.target.resolve()
+        stale = [
+            f"{package}/{name}" for package in PACKAGES for name in differences(written / package, committed / package)
+        ]
     if stale:
         print("gen/ is stale, run `make proto`:", *stale, sep="\n  ", file=sys.stderr)
     return 1 if stale else 0
