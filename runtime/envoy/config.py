@@ -6,7 +6,6 @@ Pure: a configuration is JSON values, as Envoy's v3 API documents them.
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -112,14 +111,12 @@ def _routes(front: Front) -> list[Json]:
         for path in front.hot_paths
         for encoding in uncompressed
     ]
-    refused: Json = {
-        "match": {"safe_regex": {"regex": "|".join(map(re.escape, front.hot_paths))}, "headers": [not_grpc]},
-        "direct_response": {"status": 415, "body": {"inline_string": "this path takes gRPC, application/grpc"}},
-    }
+    told = {"status": 415, "body": {"inline_string": "this path takes gRPC, application/grpc"}}
+    refused = [{"match": {"path": path, "headers": [not_grpc]}, "direct_response": told} for path in front.hot_paths]
     cold = {"@type": f"{_TYPES}envoy.config.route.v3.FilterConfig", "config": {}, "disabled": True}
     # gRPC itself keeps the deadlines of what it answers.
     rest: Json = {"match": {"prefix": "/"}, "route": {"cluster": _BEHIND, "timeout": "0s"}}
-    return [*routes, *({**each, "typed_per_filter_config": {FILTER: cold}} for each in (refused, rest))]
+    return [*routes, *({**each, "typed_per_filter_config": {FILTER: cold}} for each in (*refused, rest))]
 
 
 def _python(front: Front) -> Json:

@@ -48,7 +48,7 @@ async def gateway_of(address: str) -> AsyncIterator[str]:
                 except httpx.TransportError:
                     return False
 
-            await until(answers)
+            await until(answers, limit_s=60)
         yield f"127.0.0.1:{port}"
     finally:
         process.terminate()
