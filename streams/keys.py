@@ -29,8 +29,12 @@ def producer_epoch(producer_id: str) -> str:
     return f"producer.epoch:{producer_id}"
 
 
+SEEN_BUCKETS = 4
+"""Sets of event ids that take turns, one for each deduplication window by the server's clock (produce.lua)."""
+
+
 def seen(stream: str, partition: int, bucket: int) -> str:
-    """Set of event ids accepted in one bucket of the deduplication window."""
+    """Set of the event ids accepted in the turn of a bucket, which is less than `SEEN_BUCKETS`."""
     return f"seen:{{{partition}}}:{stream}:{bucket}"
 
 

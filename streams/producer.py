@@ -4,7 +4,8 @@ As Kafka's idempotent producer: (producer id, epoch, sequence) for each stream a
 again because its answer was lost is recognised, so retries never duplicate. When a send fails for good with its result
 unknown, the producer moves to a new epoch, which fences whatever of the old one is still under way.
 
-An `event_id` protects beyond that: across producers and processes, for the stream's `deduplication_hours` at least.
+An `event_id` protects beyond that: across producers and processes, for the stream's `deduplication_hours` at least, by
+the server's clock.
 """
 
 from __future__ import annotations
@@ -249,7 +250,6 @@ class Producer:
         self, stream: Stream, partition: int, known: _Partition, records: Sequence[OutRecord], limit: int
     ) -> scripts.Produced:
         failpoints.hit("produce.before")
-        window_s = stream.deduplication_hours * 3600
         answer = await scripts.produce(
             self._redis,
             stream,
@@ -257,8 +257,6 @@ class Producer:
             producer_id=self._id,
             epoch=known.epoch,
             first_sequence=known.next_sequence[stream.name],
-            bucket=int(time.time() / window_s),
-            keep_ids_ms=round(3 * window_s * 1000),
             keep_state_ms=_KEEP_STATE_MS,
             limit=limit,
             records=records,

@@ -135,26 +135,26 @@ async def _copy_event_ids(redis: Client, before: int, partitions: int) -> int:
     """An id does not tell its key, so it goes wherever a key of its partition can go now."""
     step, count = gcd(before, partitions), 0
     async for key, partition, name in _of_kind(redis, "seen"):
-        left_ms = await redis.pttl(key)
         targets = [target for target in range(partition % step, partitions, step) if target != partition]
         page: list[bytes] = []
         async for event_id in redis.sscan_iter(key, count=_PAGE):
             page.append(event_id)
             count += 1
             if len(page) >= _PAGE:
-                await _add_ids(redis, name, targets, page, left_ms)
+                await _add_ids(redis, key, name, targets, page)
                 page = []
         if page:
-            await _add_ids(redis, name, targets, page, left_ms)
+            await _add_ids(redis, key, name, targets, page)
     return count
 
 
-async def _add_ids(redis: Client, name: str, targets: list[int], ids: list[bytes], left_ms: int) -> None:
+async def _add_ids(redis: Client, key: str, name: str, targets: list[int], ids: list[bytes]) -> None:
+    """To the same bucket of the targets, for as long as they would be known where they are."""
     stream, _, bucket = name.rpartition(":")
     for target in targets:
-        key = keys.seen(stream, target, int(bucket))
-        await redis.sadd(key, *ids)
-        await redis.pexpire(key, max(left_ms, 1))
+        left_ms = await redis.pttl(key)
+        if left_ms > 0:  # else their time ended meanwhile
+            await scripts.add_event_ids(redis, stream, target, int(bucket), ids, left_ms)
 
 
 async def _copy_fences(redis: Client, partitions: int) -> None:

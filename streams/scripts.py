@@ -41,21 +41,23 @@ async def produce(
     producer_id: str,
     epoch: int,
     first_sequence: int,
-    bucket: int,
-    keep_ids_ms: int,
     keep_state_ms: int,
     limit: int,
     records: Sequence[OutRecord],
     durability: Durability | None = None,
 ) -> Produced:
     """Append a batch to one partition, each record once, unless the slowest group would then be behind by more than
-    `limit` records (0: no limit). A batch that alone is over the limit passes when there is no backlog."""
+    `limit` records (0: no limit). A batch that alone is over the limit passes when there is no backlog.
+
+    An event id that the partition has accepted is a duplicate for the stream's `deduplication_hours` at least and twice
+    that at most, by the server's clock; no client's matters.
+    """
     arguments: list[str | bytes | int] = [
         stream.name,
         epoch,
         first_sequence,
         stream.retention.max_records or 0,
-        keep_ids_ms,
+        max(round(stream.deduplication_hours * 3_600_000), 1),
         keep_state_ms,
         limit,
     ]
@@ -65,9 +67,8 @@ async def produce(
         keys.entries(stream.name, partition),
         keys.producer(producer_id, partition),
         keys.appended(stream.name, partition),
-        keys.seen(stream.name, partition, bucket - 1),
-        keys.seen(stream.name, partition, bucket),
-        keys.seen(stream.name, partition, bucket + 1),
+        # All of them, though the server's clock says which it looks at: a cluster wants to know every key beforehand.
+        *(keys.seen(stream.name, partition, bucket) for bucket in range(keys.SEEN_BUCKETS)),
         *(keys.group(stream.name, group, partition) for group in stream.groups),
     )
     answer = await _durable(redis, "produce", key_names, arguments, durability)
@@ -75,6 +76,13 @@ async def produce(
     if status == "OK":
         return Produced(status, int(answer[1]), int(answer[2]), int(answer[3]))
     return Produced(status, at=int(answer[1]), known_epoch=int(answer[2]) if status == "GAP" else 0)
+
+
+async def add_event_ids(
+    redis: Client, stream: str, partition: int, bucket: int, event_ids: Sequence[bytes], keep_ms: int
+) -> None:
+    """Add ids to a bucket of a partition, as if they had been accepted there; none of it outlives its turn."""
+    await _SCRIPTS.run(redis, "add_event_ids", (keys.seen(stream, partition, bucket),), (keep_ms, *event_ids))
 
 
 async def claim(redis: Client, producer_id: str, clock_us: int) -> int:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import random
 from typing import Any
 
 import pytest
@@ -58,8 +59,6 @@ async def test_a_batch_sent_again_because_its_answer_was_lost_is_recognised(redi
             producer_id="p",
             epoch=7,
             first_sequence=first,
-            bucket=1,
-            keep_ids_ms=1000,
             keep_state_ms=60_000,
             limit=0,
             records=[record("x", text) for text in texts],
@@ -231,25 +230,66 @@ async def test_another_number_of_partitions_is_refused(redis: Redis) -> None:
         await Producer(redis, load_catalog(partitions=8)).send_many([record("AAPL", "b")])
 
 
-async def test_an_event_id_is_known_across_the_turn_of_a_window_and_skewed_clocks(redis: Redis) -> None:
-    async def send(producer_id: str, bucket: int) -> scripts.Produced:
-        return await scripts.produce(
-            redis,
-            CATALOG.stream("features.raw"),
-            0,
-            producer_id=producer_id,
-            epoch=1,
-            first_sequence=1,
-            bucket=bucket,
-            keep_ids_ms=10_000,
-            keep_state_ms=10_000,
-            limit=0,
-            records=[record("x", "a", "same")],
-        )
+def remembering(window_s: float) -> Catalog:
+    """The catalog with another deduplication window."""
+    raw = CATALOG.stream("features.raw").model_copy(update={"deduplication_hours": window_s / 3600})
+    return CATALOG.model_copy(update={"streams": {**CATALOG.streams, raw.name: raw}})
 
-    assert (await send("fast clock", 101)).accepted == 1
-    assert (await send("slow clock", 100)).duplicates == 1
-    assert (await send("later", 102)).duplicates == 1
+
+async def server_clock(redis: Client) -> float:
+    """Of the server that has the test's partition."""
+    seconds, microseconds = await redis.time(**await node_of(redis, "features.raw"))
+    return float(seconds) + float(microseconds) / 1e6
+
+
+async def test_an_event_id_is_known_for_one_window_and_not_for_two_turn_after_turn(redis: Redis) -> None:
+    """Each send lies between two looks at the server's clock, so that a slow machine makes this weaker, not wrong."""
+    window_s, dice = 0.3, random.Random(0)
+    producer = Producer(redis, remembering(window_s))
+    before = began = await server_clock(redis)
+    accepted: dict[str, tuple[float, float]] = {}
+    again = 0
+    while before < began + 12 * window_s:  # each of the four sets has three turns
+        new, old = f"e{len(accepted)}", dice.choice(list(accepted) or ["first"])
+        sent = await producer.send_many([record("AAPL", "x", new), record("AAPL", "x", old)])
+        after = await server_clock(redis)
+        if sent.accepted == 2:
+            assert old not in accepted or after - accepted[old][0] > window_s, "forgotten too soon"
+            again += old in accepted
+            accepted[old] = before, after
+        else:
+            assert before - accepted[old][1] < 2 * window_s, "remembered for too long"
+        accepted[new] = before, after
+        before = after
+    assert again
+    ages = [before - later for _, later in accepted.values()]
+    assert min(ages) < window_s < 4 * window_s < max(ages)
+
+
+@pytest.mark.parametrize(("windows", "known"), [(-2, False), (-1, True), (0, True), (1, True), (2, False)])
+async def test_an_event_id_is_known_when_a_failover_moves_the_servers_clock(
+    redis: Redis, windows: int, known: bool
+) -> None:
+    """An id that a server whose clock was so many windows ahead accepted would lie in that turn's set."""
+    window_s = 1000 * 24 * 3600.0
+    producer, partition = Producer(redis, remembering(window_s)), CATALOG.partition_of("AAPL")
+    await producer.send_many([record("AAPL", "x", "e")])
+    turn = int(await server_clock(redis) / window_s)
+    held, other = (keys.seen("features.raw", partition, each % keys.SEEN_BUCKETS) for each in (turn, turn + windows))
+    assert await redis.smembers(held) == {b"e"}
+    assert await redis.pttl(held) > window_s * 1000, "it lasts through the turn after its own"
+    if windows:
+        await redis.rename(held, other)
+    assert (await producer.send_many([record("AAPL", "x", "e")])).duplicates == known
+
+
+async def test_event_ids_of_a_partition_leave_nothing_behind_when_their_time_is_over(redis: Redis) -> None:
+    producer = Producer(redis, remembering(0.2))
+    for number in range(30):
+        await producer.send_many([record("AAPL", "x", str(number))])
+        await asyncio.sleep(0.02)
+    await asyncio.sleep(3 * 0.2)
+    assert not await redis.keys("seen:*")
 
 
 async def test_lost_unread_records_of_a_drop_oldest_stream_are_counted_and_read_ones_are_not(redis: Redis) -> None:

@@ -10,7 +10,7 @@ import pytest
 
 from runtime.errors import ConfigurationError, FailedPreconditionError, InvalidInputError
 from runtime.redis_client import Client
-from streams import Outputs, OutRecord, Processor, Producer, ProducerFencedError, Record, keys, load_catalog
+from streams import Outputs, OutRecord, Processor, Producer, ProducerFencedError, Record, SendResult, keys, load_catalog
 from streams.fences import raise_fences
 from streams.repartition import MOVING, repartition
 from tests.waiting import until
@@ -88,6 +88,21 @@ async def test_keys_keep_their_order_and_state_across_growth(redis: Client, befo
     assert len(by_key) == len(KEYS)
     for found in by_key.values():
         assert [text for _, text in sorted(found)] == [f"{n + 1} {n}" for n in range(8)]
+
+
+async def test_event_ids_go_to_where_their_records_may_go_for_as_long_as_they_were_to_stay(redis: Client) -> None:
+    old, after = Counting(redis, 2), load_catalog(4)
+    await old.publish(0, 30)
+    await old.run_until(30 * len(KEYS))
+    await drop_the_readers_of_outputs(redis, 2)
+    assert (await repartition(redis, old.catalog, 4)).event_ids == 30 * len(KEYS)
+    again = [OutRecord(RAW, key, b"", event_id=f"{key} {n}") for key in KEYS for n in range(30)]
+    assert await Producer(redis, after).send_many(again) == SendResult(duplicates=len(again))
+    window_ms = after.stream(RAW).deduplication_hours * 3_600_000
+    found = await redis.keys("seen:*")
+    assert {key.split(b":")[1] for key in found} == {b"{%d}" % p for p in range(4)}
+    for key in found:
+        assert 0 < await redis.pttl(key) <= 2 * window_ms
 
 
 async def test_nobody_may_go_on_with_the_old_number(redis: Client) -> None:

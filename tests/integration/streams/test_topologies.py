@@ -14,9 +14,22 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 
 import pytest
+from redis.asyncio import RedisCluster
 
 from runtime.redis_client import AWAY, Client, connect, wait_for_redis
-from streams import Batch, Consumer, Outputs, OutRecord, Poison, Processor, Producer, Record, keys, load_catalog
+from streams import (
+    Batch,
+    Consumer,
+    Outputs,
+    OutRecord,
+    Poison,
+    Processor,
+    Producer,
+    Record,
+    SendResult,
+    keys,
+    load_catalog,
+)
 from tests import redis_servers
 from tests.redis_servers import TOPOLOGIES, Running
 from tests.waiting import until
@@ -131,6 +144,35 @@ async def test_a_consumer_reads_partitions_that_are_on_different_servers(tmp_pat
             consumer.stop()
             await task
     assert len(set(read)) == 200
+
+
+async def test_a_producer_waits_while_the_slot_of_its_partition_is_moved_key_by_key(tmp_path: Path) -> None:
+    """A script that began before it knew that a key is elsewhere would end halfway: it has to name all its keys."""
+
+    def records(first: int) -> list[OutRecord]:
+        return [OutRecord("features.raw", KEYS[0], b"x", event_id=str(n)) for n in range(first, first + 5)]
+
+    with redis_servers.cluster(tmp_path / "made") as running:
+        async with client_of(running) as client:
+            assert isinstance(client, RedisCluster)
+            assert await Producer(client, CATALOG).send_many(records(0)) == SendResult(accepted=5)
+            entries = keys.entries("features.raw", CATALOG.partition_of(KEYS[0]))
+            slot, port = client.keyslot(entries), client.get_node_from_key(entries).port
+            (source,) = (node for node in running.masters if node.port == port)
+            target = next(node for node in running.masters if node is not source)
+            source_id, target_id = (node.ask("CLUSTER", "MYID") for node in (source, target))
+            target.ask("CLUSTER", "SETSLOT", slot, "IMPORTING", source_id)
+            source.ask("CLUSTER", "SETSLOT", slot, "MIGRATING", target_id)
+            sending = asyncio.create_task(Producer(client, CATALOG, max_wait_s=30).send_many(records(3)))
+            await asyncio.sleep(0.3)
+            assert not sending.done()
+            with source.client() as direct:
+                for key in direct.cluster("GETKEYSINSLOT", slot, 100):  # type: ignore[union-attr]
+                    source.ask("MIGRATE", redis_servers.HOST, target.port, key, 0, 5000)
+            for node in (target, source, *running.masters):
+                node.ask("CLUSTER", "SETSLOT", slot, "NODE", target_id)
+            assert await sending == SendResult(accepted=3, duplicates=2)
+            assert await client.xlen(entries) == 8
 
 
 async def test_a_cluster_failover_that_is_asked_for_loses_and_repeats_nothing(tmp_path: Path) -> None:
