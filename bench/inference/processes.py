@@ -12,7 +12,7 @@ from bench.inference.machine import identity, tree
 from bench.load.build import UnavailableError
 from runtime.tethered import tethered
 
-_READY_S, _LOOK_EVERY_S, _END_S = 60.0, 0.1, 10.0
+_READY_S, _LOOK_EVERY_S, _END_S = 60.0, 0.1, 15.0
 
 
 class Server:
