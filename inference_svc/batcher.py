@@ -63,7 +63,9 @@ class Batcher:
         self._admission.check(
             terms,
             now,
-            wait_s=self._wait_s(loaded, terms, now) if busy else self._lag_s,
+            # Of an idle service nothing is held against a call, not even how late the loop ran before: were all calls
+            # refused for that, no turn would ever show that it runs on time again.
+            wait_s=self._wait_s(loaded, terms, now) if busy else 0.0,
             own_s=loaded.lane.cost.of_calls_of(self._most_rows, len(rows)),
             waiting_rows=self.waiting_rows if busy else 0,
             rows=len(rows),

@@ -218,6 +218,19 @@ async def test_a_call_that_would_be_late_is_refused_at_once_and_told_when_to_com
     service.close()
 
 
+async def test_a_pause_of_the_loop_is_held_against_no_call_that_comes_after_it() -> None:
+    loaded_model, recorder = model()
+    service = batcher(target_s=0.05)
+    finished: list[Work] = []
+    service.submit(loaded_model, np.array([[1.0]]), Terms(), finished.append)
+    time.sleep(0.2)  # noqa: ASYNC251 - the loop is late by four times the objective
+    await until(lambda: len(finished) == 1)
+    for value in (2.0, 3.0, 4.0):
+        service.submit(loaded_model, np.array([[value]]), Terms(), finished.append)
+        await until(lambda: len(finished) == len(recorder.calls))
+    assert recorder.calls == [[1.0], [2.0], [3.0], [4.0]]
+
+
 async def test_a_call_of_high_priority_is_not_refused_for_what_it_overtakes() -> None:
     go_on = threading.Event()
     slow, _ = model(lambda: go_on.wait(10) and None, Cost(100.0, 0.0))
