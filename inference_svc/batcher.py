@@ -25,9 +25,6 @@ from runtime.errors import DeadlineExceededError
 INLINE_S = 0.002
 """Calls that are expected to take no longer run on the event loop."""
 
-_LAG_FADES = 0.5
-"""What is left of an observed lag of the event loop once it runs on time again, per call."""
-
 
 class Batcher:
     """Scores works in calls of at most `most_rows` rows. All but the long calls of models happens on the event loop."""
@@ -44,7 +41,7 @@ class Batcher:
         self._turns: deque[LoadedModel] = deque()
         self._parked: deque[LoadedModel] = deque()
         self._running: dict[int, tuple[LoadedModel, float]] = {}
-        self._lag_s = 0.0
+        self._lag_s = self._last_lag_s = 0.0
         self._scheduled_at: float | None = None
 
     @property
@@ -110,7 +107,8 @@ class Batcher:
         """One call of the model whose turn it is."""
         now = time.perf_counter()
         lag_s = now - (self._scheduled_at or now)
-        self._lag_s = max(lag_s, self._lag_s * _LAG_FADES)
+        # The lower of the last two: one pause of the machine is no trend.
+        self._lag_s, self._last_lag_s = min(lag_s, self._last_lag_s), lag_s
         self._scheduled_at = None
         if self._turns:
             loaded = self._turns.popleft()
