@@ -82,7 +82,6 @@ class Taken:
     """What was taken out of a lane: the pieces of the next call, and the works whose deadline had passed."""
 
     pieces: list[Piece]
-    rows: int
     expired: list[Work]
 
 
@@ -127,7 +126,8 @@ class Lane:
 
     def take(self, most_rows: int, now: float) -> Taken:
         """Take the rows of the next call: up to so many, the higher priority first, then in order of arrival."""
-        taken = Taken([], 0, [])
+        pieces: list[Piece] = []
+        expired: list[Work] = []
         room = most_rows
         for priority, queue in enumerate(self._queues):
             while queue and room:
@@ -140,16 +140,16 @@ class Lane:
                     continue
                 if work.terms.deadline is not None and work.terms.deadline <= now:
                     self._waiting[priority] -= left
-                    taken.expired.append(work)
+                    expired.append(work)
                     queue.popleft()
                     continue
                 count = min(left, room)
                 if not work.taken:
                     work.began = now
-                taken.pieces.append(Piece(work, work.taken, count))
+                pieces.append(Piece(work, work.taken, count))
                 work.taken += count
                 self._waiting[priority] -= count
                 room -= count
                 if count == left:
                     queue.popleft()
-        return Taken(taken.pieces, most_rows - room, taken.expired)
+        return Taken(pieces, expired)

@@ -37,7 +37,7 @@ class Context(Protocol):
         """Seconds until the caller's deadline; None without one."""
 
 
-class _Latency:
+class Latency:
     """Observes calls of one method; made once, so that a call looks no label up."""
 
     def __init__(self, method: str, target_ms: float) -> None:
@@ -61,9 +61,9 @@ class InferenceServicer(inference_service_pb2_grpc.InferenceServiceServicer):
     def __init__(self, predictor: Predictor, registry: Registry, p99_ms_target: float) -> None:
         self._predictor = predictor
         self._registry = registry
-        self._predict_latency = _Latency("Predict", p99_ms_target)
-        self._batch_latency = _Latency("BatchPredict", p99_ms_target)
-        self._stream_latency = _Latency("StreamPredict", p99_ms_target)
+        self._predict_latency = Latency("Predict", p99_ms_target)
+        self._batch_latency = Latency("BatchPredict", p99_ms_target)
+        self._stream_latency = Latency("StreamPredict", p99_ms_target)
 
     async def Predict(self, request: pb.PredictRequest, context: Context) -> pb.PredictResponse:
         started = time.perf_counter()
@@ -148,7 +148,7 @@ def _weight(request: pb.StreamPredictRequest) -> int:
 class _Streamed:
     """One request of a stream, scored from the moment it is made. A fault of its own is its answer."""
 
-    def __init__(self, request: pb.StreamPredictRequest, predictor: Predictor, latency: _Latency) -> None:
+    def __init__(self, request: pb.StreamPredictRequest, predictor: Predictor, latency: Latency) -> None:
         self._request = request
         self._latency = latency
         self._started = time.perf_counter()

@@ -9,12 +9,11 @@ from typing import Any, NoReturn
 
 from inference import grpc_service_pb2 as pb
 from inference import grpc_service_pb2_grpc
-from inference_svc import metrics
 from inference_svc.model_names import DEFAULT
 from inference_svc.oip import describe
 from inference_svc.oip.calls import Begun, Calls
 from inference_svc.registry import Registry, Target
-from inference_svc.service import STREAM_WINDOW_ROWS, Context, weight
+from inference_svc.service import STREAM_WINDOW_ROWS, Context, Latency, weight
 from inference_svc.settings import InferenceSettings
 from inference_svc.streaming import in_order
 from runtime.errors import FailedPreconditionError, NotFoundError, QuantmeshError, UnimplementedError
@@ -37,16 +36,12 @@ class OpenInferenceServicer(grpc_service_pb2_grpc.GRPCInferenceServiceServicer):
         self._registry = registry
         self._settings = settings
         self._serving = serving
-        self._seconds = metrics.SECONDS.labels("ModelInfer")
-        self._over = metrics.OVER_TARGET.labels("ModelInfer")
+        self._latency = Latency("ModelInfer", settings.p99_ms_target)
 
     async def ModelInfer(self, request: pb.ModelInferRequest, context: Context) -> pb.ModelInferResponse:
         started = time.perf_counter()
         response = await self._calls.begin(request, context.time_remaining()).result()
-        elapsed_s = time.perf_counter() - started
-        self._seconds.observe(elapsed_s)
-        if elapsed_s * 1000 > self._settings.p99_ms_target:
-            self._over.inc()
+        self._latency.since(started)
         return response
 
     async def ModelStreamInfer(

@@ -10,19 +10,13 @@ import ipaddress
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeAlias
 
-Json: TypeAlias = dict[str, Any]
+from runtime.envoy.values import EXTENSIONS, TYPES, WINDOWS, Json, connection_manager, pipe, router, socket
 
-_TYPES = "type.googleapis.com/"
-_EXTENSIONS = f"{_TYPES}envoy.extensions"
-_FILTERS = f"{_EXTENSIONS}.filters"
-_MONITORS = f"{_EXTENSIONS}.resource_monitors"
+_MONITORS = f"{EXTENSIONS}.resource_monitors"
 _HTTP = "envoy.extensions.upstreams.http.v3.HttpProtocolOptions"
 _REPLICAS = "replicas"
 _ADMIN = "admin"
-
-_WINDOWS: Json = {"initial_stream_window_size": 1024 * 1024, "initial_connection_window_size": 16 * 1024 * 1024}
 
 _OUTLIERS: Json = {
     # Five failures in a row leave a replica out, for 3 s, and longer each time: UNAVAILABLE (503 to Envoy), connections
@@ -86,7 +80,7 @@ def configuration(balancer: Balancer) -> Json:
         listeners.append(_metrics_listener(balancer.host, balancer.metrics_port))
         clusters.append(_admin_cluster(balancer.admin))
     return {
-        "admin": {"address": _pipe(balancer.admin, mode=0o600)},
+        "admin": {"address": pipe(balancer.admin, mode=0o600)},
         "static_resources": {"listeners": listeners, "clusters": clusters},
         # Which replica was left out, and when it came back, in the log.
         "cluster_manager": {"outlier_detection": {"event_log_path": "/dev/stdout"}},
@@ -108,7 +102,7 @@ def configuration(balancer: Balancer) -> Json:
 def _listener(balancer: Balancer) -> Json:
     return {
         "name": "public",
-        "address": _socket(balancer.host, balancer.port),
+        "address": socket(balancer.host, balancer.port),
         # Two servers must not share a port in silence and split its calls.
         "enable_reuse_port": False,
         # gRPC clients open few connections and keep them: chance alone could leave all to one thread.
@@ -120,31 +114,9 @@ def _listener(balancer: Balancer) -> Json:
 
 
 def _connection_manager(name: str, codec: str, most_calls: int, host: Json) -> Json:
-    router = {"@type": f"{_FILTERS}.http.router.v3.Router", "suppress_envoy_headers": True}
-    return {
-        "name": "http",
-        "typed_config": {
-            "@type": f"{_FILTERS}.network.http_connection_manager.v3.HttpConnectionManager",
-            "stat_prefix": name,
-            "codec_type": codec,
-            "http2_protocol_options": {
-                **_WINDOWS,
-                # More than may be under way: what is too much is refused, and does not wait with the caller.
-                "max_concurrent_streams": 2 * most_calls,
-                # A client that is gone without a word must not hold its streams for ever.
-                "connection_keepalive": {"interval": "60s", "timeout": "20s"},
-            },
-            # A stream may be quiet for hours, and ends when its caller or its replica ends it.
-            "common_http_protocol_options": {"idle_timeout": "0s"},
-            "stream_idle_timeout": "0s",
-            "request_timeout": "0s",
-            "generate_request_id": False,
-            "server_header_transformation": "PASS_THROUGH",
-            "drain_timeout": "1s",
-            "route_config": {"virtual_hosts": [host]},
-            "http_filters": [{"name": "router", "typed_config": router}],
-        },
-    }
+    # More streams than may be under way: what is too much is refused, and does not wait with the caller.
+    filters = [router(suppress_envoy_headers=True)]
+    return connection_manager(name, codec, max_streams=2 * most_calls, host=host, filters=filters)
 
 
 def _host(balancer: Balancer) -> Json:
@@ -178,7 +150,7 @@ def _route(try_s: float | None) -> Json:
         "retry_host_predicate": [
             {
                 "name": "previous_hosts",
-                "typed_config": {"@type": f"{_EXTENSIONS}.retry.host.previous_hosts.v3.PreviousHostsPredicate"},
+                "typed_config": {"@type": f"{EXTENSIONS}.retry.host.previous_hosts.v3.PreviousHostsPredicate"},
             }
         ],
         "host_selection_retry_max_attempts": 20,
@@ -191,16 +163,16 @@ def _route(try_s: float | None) -> Json:
 
 def _replicas(balancer: Balancer) -> Json:
     protocol = {
-        "@type": f"{_TYPES}{_HTTP}",
+        "@type": f"{TYPES}{_HTTP}",
         "explicit_http_config": {
             "http2_protocol_options": {
-                **_WINDOWS,
+                **WINDOWS,
                 # Ends the streams of a replica that hangs. gRPC servers take more than a ping every 10 s for abuse.
                 "connection_keepalive": {"interval": "12s", "timeout": "3s"},
             }
         },
     }
-    endpoints = [{"endpoint": {"address": _socket(*replica)}} for replica in balancer.replicas]
+    endpoints = [{"endpoint": {"address": socket(*replica)}} for replica in balancer.replicas]
     return {
         "name": _REPLICAS,
         "type": "STATIC" if all(_is_ip(host) for host, _ in balancer.replicas) else "STRICT_DNS",
@@ -231,7 +203,7 @@ def _health_check(service: str) -> Json:
             {
                 "name": "log",
                 "typed_config": {
-                    "@type": f"{_EXTENSIONS}.health_check.event_sinks.file.v3.HealthCheckEventFileSink",
+                    "@type": f"{EXTENSIONS}.health_check.event_sinks.file.v3.HealthCheckEventFileSink",
                     "event_log_path": "/dev/stdout",
                 },
             }
@@ -262,14 +234,14 @@ def _metrics_listener(host: str, port: int) -> Json:
     all_hosts = {"name": "all", "domains": ["*"], "routes": [metrics]}
     return {
         "name": "metrics",
-        "address": _socket(host, port),
+        "address": socket(host, port),
         "enable_reuse_port": False,
         "filter_chains": [{"filters": [_connection_manager("metrics", "AUTO", 10, all_hosts)]}],
     }
 
 
 def _admin_cluster(admin: Path) -> Json:
-    endpoint = {"endpoint": {"address": _pipe(admin)}}
+    endpoint = {"endpoint": {"address": pipe(admin)}}
     return {
         "name": _ADMIN,
         "type": "STATIC",
@@ -278,18 +250,9 @@ def _admin_cluster(admin: Path) -> Json:
     }
 
 
-def _socket(host: str, port: int) -> Json:
-    # As for other servers, "::" is every address, of IPv4 too.
-    return {"socket_address": {"address": host, "port_value": port, "ipv4_compat": host == "::"}}
-
-
 def _is_ip(host: str) -> bool:
     try:
         ipaddress.ip_address(host)
     except ValueError:
         return False
     return True
-
-
-def _pipe(path: Path, **more: int) -> Json:
-    return {"pipe": {"path": str(path), **more}}

@@ -9,12 +9,9 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeAlias
 
-Json: TypeAlias = dict[str, Any]
+from runtime.envoy.values import FILTERS, TYPES, Json, connection_manager, pipe, router, socket
 
-_TYPES = "type.googleapis.com/"
-_FILTERS = f"{_TYPES}envoy.extensions.filters"
 FILTER = "python"
 
 _BEHIND = "behind"
@@ -22,7 +19,7 @@ _BEHIND = "behind"
 
 @dataclass(frozen=True, slots=True)
 class Front:
-    """What listens, and where calls go.
+    """What listens (on an IP address), and where calls go.
 
     `hot_paths` are answered by the ASGI application `app` (`module:attribute`) when they are plain gRPC: POST, and not
     compressed. `behind` is the Unix socket of the gRPC server that answers everything else.
@@ -42,7 +39,7 @@ class Front:
 def configuration(front: Front) -> Json:
     """The whole bootstrap configuration."""
     return {
-        "admin": {"address": {"pipe": {"path": str(front.admin), "mode": 0o600}}},
+        "admin": {"address": pipe(front.admin, mode=0o600)},
         "static_resources": {"listeners": [_listener(front)], "clusters": [_cluster(front)]},
         "layered_runtime": {
             "layers": [
@@ -59,38 +56,19 @@ def configuration(front: Front) -> Json:
 def _listener(front: Front) -> Json:
     return {
         "name": "public",
-        "address": {"socket_address": {"address": front.host, "port_value": front.port}},
+        "address": socket(front.host, front.port),
         # Two servers must not share a port in silence and split its calls.
         "enable_reuse_port": False,
         # A message must fit into the buffer of its stream while Python is busy.
         "per_connection_buffer_limit_bytes": 2 * front.max_message_bytes,
-        "filter_chains": [{"filters": [{"name": "http", "typed_config": _connection_manager(front)}]}],
+        "filter_chains": [{"filters": [_connection_manager(front)]}],
     }
 
 
 def _connection_manager(front: Front) -> Json:
-    return {
-        "@type": f"{_FILTERS}.network.http_connection_manager.v3.HttpConnectionManager",
-        "stat_prefix": "public",
-        "codec_type": "AUTO",
-        "http2_protocol_options": {
-            "max_concurrent_streams": front.max_concurrent_streams,
-            "initial_stream_window_size": 1024 * 1024,
-            "initial_connection_window_size": 16 * 1024 * 1024,
-            "connection_keepalive": {"interval": "60s", "timeout": "20s"},
-        },
-        "common_http_protocol_options": {"idle_timeout": "0s"},
-        "stream_idle_timeout": "0s",
-        "request_timeout": "0s",
-        "generate_request_id": False,
-        "server_header_transformation": "PASS_THROUGH",
-        "drain_timeout": "1s",
-        "route_config": {"virtual_hosts": [{"name": "all", "domains": ["*"], "routes": _routes(front)}]},
-        "http_filters": [
-            _python(front),
-            {"name": "router", "typed_config": {"@type": f"{_FILTERS}.http.router.v3.Router"}},
-        ],
-    }
+    host = {"name": "all", "domains": ["*"], "routes": _routes(front)}
+    filters = [_python(front), router()]
+    return connection_manager("public", "AUTO", max_streams=front.max_concurrent_streams, host=host, filters=filters)
 
 
 def _routes(front: Front) -> list[Json]:
@@ -113,7 +91,7 @@ def _routes(front: Front) -> list[Json]:
     ]
     told = {"status": 415, "body": {"inline_string": "this path takes gRPC, application/grpc"}}
     refused = [{"match": {"path": path, "headers": [not_grpc]}, "direct_response": told} for path in front.hot_paths]
-    cold = {"@type": f"{_TYPES}envoy.config.route.v3.FilterConfig", "config": {}, "disabled": True}
+    cold = {"@type": f"{TYPES}envoy.config.route.v3.FilterConfig", "config": {}, "disabled": True}
     # gRPC itself keeps the deadlines of what it answers.
     rest: Json = {"match": {"prefix": "/"}, "route": {"cluster": _BEHIND, "timeout": "0s"}}
     return [*routes, *({**each, "typed_per_filter_config": {FILTER: cold}} for each in (*refused, rest))]
@@ -124,22 +102,22 @@ def _python(front: Front) -> Json:
     return {
         "name": FILTER,
         "typed_config": {
-            "@type": f"{_FILTERS}.http.dynamic_modules.v3.DynamicModuleFilter",
+            "@type": f"{FILTERS}.http.dynamic_modules.v3.DynamicModuleFilter",
             "dynamic_module_config": {"module": {"local": {"filename": str(front.module)}}},
             "filter_name": "pyvoy",
             # Before the router, and switched off on the routes that are not its own.
             "terminal_filter": False,
-            "filter_config": {"@type": f"{_TYPES}google.protobuf.StringValue", "value": json.dumps(application)},
+            "filter_config": {"@type": f"{TYPES}google.protobuf.StringValue", "value": json.dumps(application)},
         },
     }
 
 
 def _cluster(front: Front) -> Json:
     http2 = {
-        "@type": f"{_TYPES}envoy.extensions.upstreams.http.v3.HttpProtocolOptions",
+        "@type": f"{TYPES}envoy.extensions.upstreams.http.v3.HttpProtocolOptions",
         "explicit_http_config": {"http2_protocol_options": {}},
     }
-    endpoint = {"endpoint": {"address": {"pipe": {"path": str(front.behind)}}}}
+    endpoint = {"endpoint": {"address": pipe(front.behind)}}
     return {
         "name": _BEHIND,
         "type": "STATIC",

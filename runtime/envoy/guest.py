@@ -16,6 +16,7 @@ from typing import Any, Generic, Protocol, TypeVar, cast
 
 import structlog
 
+from runtime.envoy.admin import start_draining
 from runtime.envoy.grpc_app import Event, GrpcApp, HotMethod, Receive, Send
 from runtime.envoy.host import ADMIN, FOLDER
 from runtime.envoy.keeper import EXIT_FILE, STOP_FD
@@ -106,17 +107,7 @@ class Guest(Generic[S]):
         """NOT_SERVING, clients are told to connect elsewhere, and hot calls in flight are answered."""
         await cast(HotRunning, running).not_serving()
         try:
-            await _post(os.environ[ADMIN], "/drain_listeners?graceful&skip_exit")
+            await start_draining(os.environ[ADMIN])
         except OSError as error:
             log.warning("Envoy does not drain", error=str(error))
         await self._app.drain(self._drain_grace_s)
-
-
-async def _post(socket: str, path: str) -> None:
-    reader, writer = await asyncio.open_unix_connection(socket)
-    try:
-        writer.write(f"POST {path} HTTP/1.1\r\nhost: admin\r\ncontent-length: 0\r\nconnection: close\r\n\r\n".encode())
-        await writer.drain()
-        await reader.read()
-    finally:
-        writer.close()

@@ -11,6 +11,7 @@ from urllib.parse import urlsplit
 
 import structlog
 
+from runtime.envoy.admin import ask, start_draining
 from runtime.envoy.balancer import Balancer
 from runtime.envoy.binary import envoy_path
 from runtime.errors import ConfigurationError
@@ -30,7 +31,6 @@ _CHECK_WITHIN_S = 30.0
 _MOST_SAID = 600
 
 _ACTIVE = "http.public.downstream_rq_active"
-_ANSWER_WITHIN_S = 1.0
 _LOOK_EVERY_S = 0.05
 
 
@@ -118,26 +118,10 @@ async def drain(admin: str, within_s: float) -> None:
     """
     deadline = time.monotonic() + within_s
     try:
-        await ask(admin, "POST", "/drain_listeners?graceful&skip_exit")
+        await start_draining(admin)
         while time.monotonic() < deadline:
             if f"{_ACTIVE}: 0" in await ask(admin, "GET", f"/stats?filter=^{_ACTIVE}$"):
                 return
             await asyncio.sleep(_LOOK_EVERY_S)
     except (OSError, TimeoutError) as error:
         log.info("the balancer cannot be drained", error=str(error))
-
-
-async def ask(admin: str, method: str, path: str) -> str:
-    """What the admin interface answers. Raises OSError when it does not, or refuses; TimeoutError."""
-    async with asyncio.timeout(_ANSWER_WITHIN_S):
-        reader, writer = await asyncio.open_unix_connection(admin)
-        try:
-            head = f"{method} {path} HTTP/1.1\r\nHost: admin\r\nContent-Length: 0\r\nConnection: close\r\n\r\n"
-            writer.write(head.encode())
-            answer = (await reader.read()).decode(errors="replace")
-        finally:
-            writer.close()
-    status, _, rest = answer.partition("\r\n")
-    if status != "HTTP/1.1 200 OK":
-        raise OSError(f"{method} {path}: {status}")
-    return rest.partition("\r\n\r\n")[2]
