@@ -17,6 +17,7 @@ from runtime import tethered
 from runtime.envoy import keeper
 from runtime.envoy.config import Front, configuration
 from runtime.envoy.embedding import Embedding
+from runtime.ports import resolved
 from runtime.settings import MeshSettings
 
 BEHIND = "QM_BEHIND"
@@ -45,7 +46,7 @@ def become(
     """
     folder = Path(tempfile.mkdtemp(prefix="quantmesh-"))
     front = Front(
-        host=settings.host,
+        host=resolved(settings.host),  # Envoy takes no names
         port=port,
         hot_paths=hot_paths,
         app=app,

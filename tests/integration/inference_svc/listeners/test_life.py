@@ -15,6 +15,7 @@ from modelstore.deployments import DeploymentStore
 from quantmesh.inference.v1 import inference_service_pb2 as pb
 from quantmesh.inference.v1 import inference_service_pb2_grpc
 from runtime.ports import free_port
+from runtime.supervisor.services import INFERENCE, health
 from tests.inference_process import LISTENERS, serving, start
 from tests.integration.inference_svc.models import boosted, register
 from tests.waiting import until
@@ -98,6 +99,20 @@ async def test_two_replicas_do_not_share_a_port(tmp_path: Path, redis_url: str, 
         for other in LISTENERS:
             second = start(tmp_path, redis_url, other, QUANTMESH_INFERENCE_PORT=str(replica.port))
             assert await second.code() == 78, second.said
+
+
+async def test_a_host_may_be_a_name(tmp_path: Path, redis_url: str, listener: str) -> None:
+    replica = start(tmp_path, redis_url, listener, QUANTMESH_HOST="localhost")
+    try:
+
+        async def is_up() -> bool:
+            assert replica.process.poll() is None, replica.said
+            return await health(f"localhost:{replica.port}", INFERENCE) == "SERVING"
+
+        await until(is_up, 40)
+    finally:
+        replica.end()
+    assert await replica.code() == 0, replica.said
 
 
 async def test_one_that_waits_for_redis_ends_at_sigterm(tmp_path: Path, listener: str) -> None:
