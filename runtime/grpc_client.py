@@ -112,7 +112,7 @@ def _ip_version(part: str) -> int:
 def _invalid(address: str, why: str) -> ConfigurationError:
     return ConfigurationError(
         f"{address!r} {why}: a list of addresses has an IP address and a port in each place, such as "
-        "10.0.0.1:50061,10.0.0.2:50061; a name that stands for several addresses is dns:///name:port",
+        "10.0.0.1:30061,10.0.0.2:30061; a name that stands for several addresses is dns:///name:port",
         reason="ADDRESS_INVALID",
     )
 

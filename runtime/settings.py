@@ -54,7 +54,11 @@ class MeshSettings(BaseSettings):
         description="Replicas of inference_svc. More than one: behind Envoy, which has the ports of inference_svc.",
     )
     replica_port: int = Field(
-        default=50061, ge=0, le=65535, description="gRPC port of the first of several replicas; the others' follow it."
+        # Below the ports that Linux gives to connections: one of those could take a replica's while it is down.
+        default=30061,
+        ge=0,
+        le=65535,
+        description="gRPC port of the first of several replicas; the others' follow it.",
     )
     replica_metrics_port: int = Field(
         default=9111, ge=0, le=65535, description="Prometheus port of the first replica; the others' follow it."

@@ -71,6 +71,18 @@ class RunningMesh:
         """SIGKILL one service. Redis gets SIGTERM: what a server that is killed can lose is another matter."""
         os.kill(self.pid(name), signal.SIGTERM if name == "redis" else signal.SIGKILL)
 
+    def halt(self, name: str) -> None:
+        """SIGSTOP one service with all that it has started, such as the Envoy that it keeps."""
+        for pid in _family(self.pid(name)):
+            os.kill(pid, signal.SIGSTOP)
+
+
+def _family(pid: int) -> Iterator[int]:
+    yield pid
+    for task in Path(f"/proc/{pid}/task").iterdir():
+        for child in (task / "children").read_text().split():
+            yield from _family(int(child))
+
 
 @contextmanager
 def running_mesh(home: Path, **settings: str) -> Iterator[RunningMesh]:

@@ -34,7 +34,7 @@ class ChildSpec:
 
 
 class ConfigError(Exception):
-    """The child ended with exit code 78: trying again would not help."""
+    """The child ended with exit code 78 at its first start: trying again would not help."""
 
 
 class Backoff:
@@ -80,7 +80,7 @@ class Child:
         return process.pid if process is not None and process.returncode is None else None
 
     def start(self) -> asyncio.Task[None]:
-        """Keep the process up until `stop`. The task fails with ConfigError when the process ends with exit code 78."""
+        """Keep the process up until `stop`. The task fails with ConfigError when the first start ends so."""
         self._task = asyncio.get_running_loop().create_task(self._run())
         return self._task
 
@@ -119,7 +119,9 @@ class Child:
             self._on_change()
             if self._stopping.is_set():
                 return
-            if code == EX_CONFIG:
+            # One that has started before has a configuration it can start with; what keeps it from that now, such as a
+            # connection that has taken its port, will pass.
+            if code == EX_CONFIG and not self.restarts:
                 raise ConfigError(f"{self.spec.name} cannot start:\n{self.last_lines()}")
             up_s = time.monotonic() - started
             wait_s = backoff.wait_s(up_s)

@@ -37,6 +37,7 @@ while True: time.sleep(60)
 """
 STUBBORN = STEADY.replace("signal.signal(signal.SIGTERM, end)", "signal.signal(signal.SIGTERM, signal.SIG_IGN)")
 FAULTY = "import sys; print('setting X is wrong', flush=True); sys.exit(78)"
+HINDERED = "import pathlib, sys\nif (pathlib.Path(sys.argv[2]) / 'taken').exists(): sys.exit(78)\n" + STEADY
 CRASHING = "import sys; print('a bug', flush=True); sys.exit(1)"
 
 PORTS: dict[str, Any] = {
@@ -154,6 +155,19 @@ async def test_a_fault_of_configuration_ends_the_mesh_with_the_log(tmp_path: Pat
             await mesh.watch()
         await until(lambda: mesh.pid("one") is None)
         assert mesh.restarts("two") == 0
+
+
+async def test_what_a_child_started_with_once_is_waited_for_when_it_is_gone(tmp_path: Path, redis_url: str) -> None:
+    async with Mesh(settings(tmp_path, redis_url), children=children(tmp_path, one=HINDERED)) as mesh:
+        await mesh.ready(20)
+        first = mesh.pid("one")
+        assert first is not None
+        (tmp_path / "one.up").unlink()
+        (tmp_path / "taken").touch()
+        os.kill(first, signal.SIGKILL)
+        await until(lambda: mesh.restarts("one") >= 3)
+        (tmp_path / "taken").unlink()
+        await mesh.ready(20)
 
 
 async def test_a_child_that_does_not_end_is_killed(tmp_path: Path, redis_url: str) -> None:

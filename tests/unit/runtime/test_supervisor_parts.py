@@ -131,8 +131,8 @@ def test_ports_of_replicas_that_run_into_others_or_too_high_are_told() -> None:
     high = MeshSettings(replicas=2, **ANY_PORTS, replica_port=65535)
     with pytest.raises(ConfigurationError, match="QUANTMESH_REPLICA_PORT is too high"):
         with_ports(high)
-    into = MeshSettings(replicas=3, **{**ANY_PORTS, "inference_port": 50063}, replica_port=50061)
-    with pytest.raises(ConfigurationError, match="QUANTMESH_INFERENCE_PORT and QUANTMESH_REPLICA_PORT are both 50063"):
+    into = MeshSettings(replicas=3, **{**ANY_PORTS, "inference_port": 30063}, replica_port=30061)
+    with pytest.raises(ConfigurationError, match="QUANTMESH_INFERENCE_PORT and QUANTMESH_REPLICA_PORT are both 30063"):
         with_ports(into)
 
 
@@ -141,7 +141,7 @@ def test_each_replica_and_the_balancer_are_processes_of_their_own() -> None:
     specs = {spec.name: spec for spec in services(addresses_of(settings))}
     assert list(specs) == ["feature_svc", "mlops_svc", "inference_svc-1", "inference_svc-2", "balancer", "gateway"]
     assert specs["inference_svc-2"].environment == {
-        "QUANTMESH_INFERENCE_PORT": "50062",
+        "QUANTMESH_INFERENCE_PORT": "30062",
         "QUANTMESH_INFERENCE_METRICS_PORT": "9112",
     }
     assert specs["inference_svc-2"].command == specs["inference_svc-1"].command
@@ -158,7 +158,7 @@ def test_each_replica_and_the_balancer_are_processes_of_their_own() -> None:
 def test_the_balancer_listens_where_it_is_told_and_dials_this_machine(host: str, listens: str, dials: str) -> None:
     made = balancer_of(MeshSettings(host=host, replicas=2))
     assert (made.host, made.port, made.metrics_port) == (listens, 50052, 9102)
-    assert made.replicas == [(dials, 50061), (dials, 50062)]
+    assert made.replicas == [(dials, 30061), (dials, 30062)]
 
 
 def test_a_home_too_deep_for_a_socket_names_its_setting(tmp_path: Path) -> None:
