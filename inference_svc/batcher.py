@@ -47,8 +47,14 @@ class Batcher:
     @property
     def waiting_rows(self) -> int:
         """Rows that wait, over all models."""
-        running = sum(loaded.lane.rows for loaded, _ in self._running.values())
-        return running + sum(each.lane.rows for each in (*self._turns, *self._parked))
+        rows = 0
+        for each in self._turns:
+            rows += each.lane.rows
+        for each in self._parked:
+            rows += each.lane.rows
+        for each, _ in self._running.values():
+            rows += each.lane.rows
+        return rows
 
     def submit(self, loaded: LoadedModel, rows: Matrix, terms: Terms, finished: Callable[[Work], None]) -> Work:
         """Let rows [n, columns], n >= 1, that the model can take wait; `finished` is called with the work, later.
@@ -89,12 +95,10 @@ class Batcher:
             return self._lag_s + max(running[1] - now, 0.0) + before_s
         if self._is_long(loaded) and not self._free_threads:
             before_s += max(min(until for _, until in self._running.values()) - now, 0.0)
-        others = (each.lane for each in self._turns if each is not loaded)
-        return (
-            self._lag_s
-            + before_s
-            + sum(other.cost.of_calls_of(self._most_rows, other.rows_before(terms.priority)) for other in others)
-        )
+        for each in self._turns:
+            if each is not loaded:
+                before_s += each.lane.cost.of_calls_of(self._most_rows, each.lane.rows_before(terms.priority))
+        return self._lag_s + before_s
 
     def _is_long(self, loaded: LoadedModel) -> bool:
         return loaded.lane.cost.of(min(loaded.lane.rows or 1, self._most_rows)) > INLINE_S

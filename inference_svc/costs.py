@@ -33,6 +33,8 @@ class Cost:
 
     def of_calls_of(self, most_rows: int, rows: int) -> float:
         """Seconds that so many rows are expected to take in calls of at most `most_rows`."""
+        if rows <= most_rows:
+            return self.of(rows) if rows else 0.0
         full, rest = divmod(rows, most_rows)
         return full * self.of(most_rows) + (self.of(rest) if rest else 0.0)
 

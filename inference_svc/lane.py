@@ -20,10 +20,13 @@ from inference_svc.costs import Calls, Cost
 Matrix: TypeAlias = NDArray[np.float64]
 
 
+_NO_VALUES: NDArray[np.float64] = np.empty(0)
+
+
 class Work:
     """Rows of one request, on their way through a lane.
 
-    `rows` is [n, columns], `values` [n] as far as they are known; `shapes` is the receipt: (rows, rows of the call).
+    `rows` is [n, columns], `values` [n] once all are known; `shapes` is the receipt: (rows, rows of the call).
     `began` is when its first row went into a call, in seconds of `time.perf_counter()`.
     `finished` is called once, when all rows are scored or the work has failed (`error`).
     """
@@ -34,7 +37,7 @@ class Work:
         self.rows = rows
         self.terms = terms
         self.finished = finished
-        self.values = np.empty(len(rows))
+        self.values = _NO_VALUES
         self.shapes: list[tuple[int, int]] = []
         self.began = 0.0
         self.taken = 0
@@ -56,14 +59,19 @@ class Work:
     def scored(self, first: int, values: Matrix, batch_rows: int) -> None:
         """Take the values of rows `first`, `first` + 1, …"""
         count = len(values)
-        self.values[first : first + count] = values
+        if count == len(self.rows):
+            self.values = values
+        else:
+            if self.values is _NO_VALUES:
+                self.values = np.empty(len(self.rows))
+            self.values[first : first + count] = values
         self.shapes.append((count, batch_rows))
         self.left -= count
         if not self.left and not self.over:
             self.finished(self)
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)  # not frozen: one is made for each call, at half the price
 class Piece:
     """Consecutive rows of one work in a call: `count` rows from the work's row `first`."""
 
@@ -74,7 +82,8 @@ class Piece:
     @property
     def rows(self) -> Matrix:
         """The rows, [count, columns]."""
-        return self.work.rows[self.first : self.first + self.count]
+        rows = self.work.rows
+        return rows if self.count == len(rows) else rows[self.first : self.first + self.count]
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,21 +97,18 @@ class Taken:
 class Lane:
     """The queue, with the model's cost and the calls that it has had."""
 
-    __slots__ = ("_queues", "_waiting", "calls", "cost")
+    __slots__ = ("_queues", "_waiting", "calls", "cost", "rows")
 
     def __init__(self, cost: Cost | None = None) -> None:
         self.cost = cost or Cost()
         self.calls = Calls()
         self._queues: tuple[deque[Work], ...] = tuple(deque() for _ in Priority)
         self._waiting = [0] * len(Priority)
+        self.rows = 0
+        """Rows that wait."""
 
     def __bool__(self) -> bool:
-        return any(self._waiting)
-
-    @property
-    def rows(self) -> int:
-        """Rows that wait."""
-        return sum(self._waiting)
+        return self.rows > 0
 
     def seen(self, rows: int, seconds: float) -> None:
         """Note what a call took."""
@@ -115,13 +121,15 @@ class Lane:
 
     def push(self, work: Work) -> None:
         """Let a work wait."""
-        self._queues[work.terms.priority].append(work)
-        self._waiting[work.terms.priority] += len(work.rows)
+        priority = work.terms.priority
+        self._queues[priority].append(work)
+        self._waiting[priority] += work.left
+        self.rows += work.left
 
     def cancel(self, work: Work) -> None:
         """Nobody waits for a work any more: its rows that are not running free their place at once."""
         if not work.over and work.left:
-            self._waiting[work.terms.priority] -= len(work.rows) - work.taken
+            self._gone(work.terms.priority, len(work.rows) - work.taken)
             work.cancelled = True
 
     def take(self, most_rows: int, now: float) -> Taken:
@@ -135,11 +143,11 @@ class Lane:
                 left = len(work.rows) - work.taken
                 if work.over:  # cancelled: counted off already; failed in an earlier call: not yet
                     if not work.cancelled:
-                        self._waiting[priority] -= left
+                        self._gone(priority, left)
                     queue.popleft()
                     continue
                 if work.terms.deadline is not None and work.terms.deadline <= now:
-                    self._waiting[priority] -= left
+                    self._gone(priority, left)
                     expired.append(work)
                     queue.popleft()
                     continue
@@ -148,8 +156,12 @@ class Lane:
                     work.began = now
                 pieces.append(Piece(work, work.taken, count))
                 work.taken += count
-                self._waiting[priority] -= count
+                self._gone(priority, count)
                 room -= count
                 if count == left:
                     queue.popleft()
         return Taken(pieces, expired)
+
+    def _gone(self, priority: int, rows: int) -> None:
+        self._waiting[priority] -= rows
+        self.rows -= rows

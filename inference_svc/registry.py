@@ -31,6 +31,10 @@ class Model(Protocol):
     def columns(self) -> int:
         """Number of features of a row."""
 
+    @property
+    def most_squares(self) -> float:
+        """Rows of which the sum of all squares is below this fit its inputs for certain; 0 where it says nothing."""
+
     def unfit(self, rows: NDArray[np.float64], /) -> NDArray[np.bool_] | None:
         """Where values of rows [N, columns] are none that its inputs can hold; None when all fit."""
 

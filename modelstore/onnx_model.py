@@ -28,6 +28,7 @@ NOT_ONNX = "NOT_ONNX"
 CPU = ("CPUExecutionProvider",)
 
 _MOST_FLOAT32 = float(np.finfo(np.float32).max)
+_MOST_SQUARES = {"float32": _MOST_FLOAT32**2, "float64": float(np.finfo(np.float64).max)}
 # Whole numbers that a float64 holds exactly, so that no feature changes on its way to an int64 input.
 _MOST_INTEGER = {"int32": float(2**31 - 1), "int64": float(2**53)}
 
@@ -39,7 +40,7 @@ _PROBE_S = 5.0
 class OnnxModel:
     """A model in memory. Safe to call from several threads; a call releases the interpreter lock."""
 
-    __slots__ = ("_inputs", "_only_input", "_session", "columns", "dtype", "prediction", "signature")
+    __slots__ = ("_inputs", "_only_input", "_session", "columns", "dtype", "most_squares", "prediction", "signature")
 
     def __init__(self, session: ort.InferenceSession) -> None:
         self._session = session
@@ -49,6 +50,7 @@ class OnnxModel:
         self._only_input = self.signature.inputs[0].name if _is_matrix(self.signature.inputs) else None
         # Rows of this type are taken as they are, without a copy.
         self.dtype: DTypeLike = np.dtype(self.signature.inputs[0].dtype) if self._only_input else np.dtype(np.float64)
+        self.most_squares: float = _MOST_SQUARES[self.signature.inputs[0].dtype] if self._only_input else 0.0
         outputs = self._probe()
         self.prediction: Prediction = signature.find_prediction(outputs, _PROBE_ROWS)
         self.signature = signature.completed(self.signature, outputs, self.prediction)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import uuid
 
 from runtime.errors import FieldViolation, InvalidInputError
@@ -9,6 +10,9 @@ from runtime.errors import FieldViolation, InvalidInputError
 MAX_REQUEST_ID_CHARS = 128
 
 _LISTED_AT_MOST = 20
+
+_PROCESS = uuid.uuid4().hex[:16]
+_COUNT = itertools.count()
 
 
 class Violations:
@@ -42,5 +46,5 @@ class Violations:
 
 
 def request_id(value: str) -> str:
-    """The caller's identity of the call, or a new one."""
-    return value or uuid.uuid4().hex
+    """The caller's identity of the call, or a new one: 32 hexadecimal digits."""
+    return value or f"{_PROCESS}{next(_COUNT):016x}"

@@ -14,7 +14,6 @@ import asyncio
 import base64
 import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from contextlib import nullcontext
 from itertools import takewhile
 from typing import Any, TypeAlias
 from urllib.parse import quote
@@ -48,7 +47,6 @@ _NO_BODY = {"type": "http.response.body", "body": b""}
 
 _FRAME = 5
 _UNITS_S = {b"H": 3600.0, b"M": 60.0, b"S": 1.0, b"m": 1e-3, b"u": 1e-6, b"n": 1e-9}
-_UNTRACED: nullcontext[None] = nullcontext()
 
 
 class HotContext:
@@ -142,7 +140,10 @@ class GrpcApp:
                 request = method.read(message)
             except DecodeError as error:
                 raise undecodable(error) from error
-            with self._span(method, traceparent):
+            if self._traced or traceparent:
+                with telemetry.span(method.path[1:], traceparent, SpanKind.SERVER, **{"rpc.system": "grpc"}):
+                    response = await method.handler(request, context)
+            else:  # nobody is to see a span
                 response = await method.handler(request, context)
             payload = response.SerializeToString()
             send(_START)
@@ -162,12 +163,6 @@ class GrpcApp:
             del self._in_flight[task]
             self._gave_up.discard(task)
 
-    def _span(self, method: HotMethod, traceparent: str) -> Any:
-        """A span when somebody is to see it: without an exporter, only a caller's trace goes on."""
-        if not (self._traced or traceparent):
-            return _UNTRACED
-        return telemetry.span(method.path[1:], traceparent, SpanKind.SERVER, **{"rpc.system": "grpc"})
-
     async def _message(self, receive: Receive) -> bytes | None:
         """The one message of a call, without its frame; None when the caller has gone.
 
@@ -186,9 +181,9 @@ class GrpcApp:
             body += event["body"]
         if len(body) < _FRAME:
             raise InvalidInputError("the call has no message", reason="BAD_FRAME")
-        self._check_size(body)
         length = int.from_bytes(body[1:_FRAME], "big")
-        if body[0] or length != len(body) - _FRAME:
+        if body[0] or length != len(body) - _FRAME or length > self._max_message_bytes:
+            self._check_size(body)
             what = "is marked as compressed without a grpc-encoding" if body[0] else "is not one whole message"
             raise InvalidInputError(f"what was sent {what}", reason="BAD_FRAME")
         return body[_FRAME:]

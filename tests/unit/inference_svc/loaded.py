@@ -17,6 +17,8 @@ class Sum:
     columns: int = 2
     calls: int = 0
 
+    most_squares = 0.0
+
     def unfit(self, rows: NDArray[np.float64], /) -> NDArray[np.bool_] | None:
         return None
 
@@ -32,6 +34,8 @@ class Table:
 
     table: tuple[float, ...]
     columns: int = 2
+
+    most_squares = 0.0
 
     def unfit(self, rows: NDArray[np.float64], /) -> NDArray[np.bool_] | None:
         return None

@@ -34,6 +34,8 @@ class Recorder:
         self.calls: list[list[float]] = []
         self._on_call = on_call
 
+    most_squares = 0.0
+
     def unfit(self, rows: NDArray[np.float64], /) -> NDArray[np.bool_] | None:
         return None
 
