@@ -9,15 +9,32 @@ import pytest
 from google.protobuf import unknown_fields
 from hypothesis import given
 from hypothesis import strategies as st
+from onnx import TensorProto, helper
 
 from inference_svc.convert import rows_of, rows_of_batch
 from inference_svc.registry import LoadedModel
 from inference_svc.rows import check, of_packed
+from modelstore.onnx_model import OnnxModel
 from quantmesh.inference.v1 import inference_service_pb2 as pb
 from runtime.errors import InvalidInputError
 from tests.unit.inference_svc.loaded import loaded
 
 MODEL = loaded("a" * 64, columns=3)
+
+
+def means(dtype: int) -> OnnxModel:
+    """The mean of three numbers of a type."""
+    graph = helper.make_graph(
+        [helper.make_node("ReduceMean", ["x"], ["y"], axes=[1])],
+        "means",
+        [helper.make_tensor_value_info("x", dtype, ["n", 3])],
+        [helper.make_tensor_value_info("y", dtype, ["n", 1])],
+    )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=9)
+    return OnnxModel.load(model.SerializeToString())
+
+
+MEANS = {np.float32: means(TensorProto.FLOAT), np.float64: means(TensorProto.DOUBLE)}
 
 
 def refused(call: object) -> tuple[str, str]:
@@ -106,3 +123,25 @@ def test_very_many_bad_values_are_told_in_short() -> None:
         check(np.full((4096, 50), math.nan), MODEL, of_packed)
     assert raised.value.reason == "NON_FINITE_FEATURE"
     assert len(raised.value.violations) == 20
+
+
+EDGES = [0.0, -0.0, 5e-324, 3.4028234663852886e38, 3.40282346638529e38, -1e39, 1.3e154, 1.4e154, 1.7976931348623157e308]
+
+
+@given(
+    st.sampled_from(list(MEANS)),
+    st.lists(st.lists(st.floats() | st.sampled_from(EDGES), min_size=3, max_size=3), min_size=1, max_size=5),
+)
+def test_just_the_values_that_an_input_can_hold_are_let_in(dtype: type[np.floating], rows: list[list[float]]) -> None:
+    matrix = np.array(rows)
+    fits = [[math.isfinite(value) and abs(value) <= float(np.finfo(dtype).max) for value in row] for row in rows]
+    model = LoadedModel("a" * 64, MODEL.manifest, MEANS[dtype], 0)
+    if all(map(all, fits)):
+        check(matrix, model, of_packed)
+        return
+    with pytest.raises(InvalidInputError) as caught:
+        check(matrix, model, of_packed)
+    finite = np.isfinite(matrix).all()
+    assert caught.value.reason == ("OUT_OF_RANGE" if finite else "NON_FINITE_FEATURE")
+    at_fault = np.argwhere(~np.array(fits) if finite else ~np.isfinite(matrix))
+    assert [each.field for each in caught.value.violations] == [of_packed(*place) for place in at_fault.tolist()]
