@@ -10,12 +10,14 @@ from typing import Any
 from fastapi import FastAPI
 from pydantic.json_schema import models_json_schema
 
-from gateway import docs, open_inference, problems, routes
+from gateway import docs, open_inference, routes
 from gateway.edge import Edge
 from gateway.inference import Inference
-from gateway.schemas import BatchBody, PredictBody
+from gateway.problems import install
 from gateway.settings import GatewaySettings
 from runtime import grpc_client
+from runtime.rest.problems import ProblemDetails
+from runtime.rest.shapes import BatchBody, PredictBody
 
 
 class _Gateway(FastAPI):
@@ -24,7 +26,7 @@ class _Gateway(FastAPI):
     def openapi(self) -> dict[str, Any]:
         if self.openapi_schema is None:
             _, extra = models_json_schema(
-                [(PredictBody, "validation"), (BatchBody, "validation"), (problems.ProblemDetails, "validation")],
+                [(PredictBody, "validation"), (BatchBody, "validation"), (ProblemDetails, "validation")],
                 ref_template="#/components/schemas/{model}",
             )
             document = super().openapi()
@@ -60,6 +62,6 @@ def create_app(settings: GatewaySettings) -> FastAPI:
     app.include_router(routes.router)
     app.include_router(open_inference.router)
     app.include_router(docs.router)
-    problems.install(app)
+    install(app)
     app.add_middleware(Edge)
     return app

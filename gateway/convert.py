@@ -1,75 +1,11 @@
-"""Translate between the REST shapes and the gRPC messages."""
+"""Translate what the inference service says of its models into the REST shapes."""
 
 from __future__ import annotations
 
-import re
-from datetime import UTC, datetime
+from datetime import UTC
 
-from google.protobuf.timestamp_pb2 import Timestamp
-
-from gateway.schemas import BatchAnswer, BatchBody, LoadedModel, PredictAnswer, PredictBody
-from quantmesh.inference.v1.inference_service_pb2 import (
-    BatchPredictRequest,
-    BatchPredictResponse,
-    FeatureRow,
-    PredictRequest,
-    PredictResponse,
-)
+from gateway.schemas import LoadedModel
 from quantmesh.inference.v1.model_pb2 import Model
-from runtime import validation
-from runtime.errors import FieldViolation
-
-
-def predict_request(body: PredictBody) -> PredictRequest:
-    """The id is made here when there is none, so that a retry of the call has the same."""
-    return PredictRequest(
-        model_name=body.model_name,
-        features=body.features,
-        request_id=validation.request_id(body.request_id),
-        metadata=body.metadata,
-    )
-
-
-def batch_request(body: BatchBody) -> BatchPredictRequest:
-    """As `predict_request`."""
-    return BatchPredictRequest(
-        model_name=body.model_name,
-        batch=[FeatureRow(features=row) for row in body.batch],
-        request_id=validation.request_id(body.request_id),
-    )
-
-
-def batch_field(violation: FieldViolation) -> FieldViolation:
-    """Name a field of a batch as the REST body has it: `batch[1].features[2]` is `batch[1][2]` there."""
-    return FieldViolation(re.sub(r"^(batch\[\d+\])\.features", r"\1", violation.field), violation.description)
-
-
-def predict_answer(response: PredictResponse) -> PredictAnswer:
-    """One prediction."""
-    return PredictAnswer(
-        prediction=response.prediction,
-        model_name=response.model_name,
-        model_version=response.model_version,
-        latency_ms=response.latency_ms,
-        timestamp=_utc(response.timestamp),
-        request_id=response.request_id,
-        generation=response.generation,
-        metadata=dict(response.metadata),
-    )
-
-
-def batch_answer(response: BatchPredictResponse) -> BatchAnswer:
-    """Predictions of a batch."""
-    return BatchAnswer(
-        predictions=list(response.predictions),
-        model_name=response.model_name,
-        model_version=response.model_version,
-        batch_size=response.batch_size,
-        latency_ms=response.latency_ms,
-        timestamp=_utc(response.timestamp),
-        request_id=response.request_id,
-        generation=response.generation,
-    )
 
 
 def loaded_model(model: Model) -> LoadedModel:
@@ -83,9 +19,5 @@ def loaded_model(model: Model) -> LoadedModel:
         feature_set=model.feature_set,
         feature_names=list(model.feature_names),
         prediction_unit=model.prediction_unit,
-        loaded_at=_utc(model.loaded_at),
+        loaded_at=model.loaded_at.ToDatetime(tzinfo=UTC),
     )
-
-
-def _utc(timestamp: Timestamp) -> datetime:
-    return timestamp.ToDatetime(tzinfo=UTC)

@@ -13,7 +13,7 @@ from fastapi import APIRouter, Request, Response
 from fastapi.openapi.docs import get_swagger_ui_html
 from fastapi.responses import HTMLResponse, JSONResponse
 
-from gateway.problems import Problem
+from runtime.rest.problems import Problem
 
 router = APIRouter(include_in_schema=False)
 

@@ -10,27 +10,15 @@ from http import HTTPStatus
 
 import structlog
 from opentelemetry.trace import Span, SpanKind, StatusCode
-from prometheus_client import Counter, Histogram
 from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from gateway.problems import internal_problem, response_of
+from gateway.problems import response_of
 from runtime import telemetry
+from runtime.rest import metrics
+from runtime.rest.problems import internal_problem
 
 log = structlog.get_logger()
-
-REQUESTS = Counter(
-    "quantmesh_http_requests_total", "HTTP requests ended, by method, route and status.", ["method", "route", "code"]
-)
-REQUEST_SECONDS = Histogram(
-    "quantmesh_http_request_seconds",
-    "Time of an HTTP request, seconds.",
-    ["method", "route"],
-    buckets=(0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 10),
-)
-
-_METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
-_CLIENT_CLOSED_REQUEST = 499  # as nginx counts a caller who left; nobody gets this answer
 
 
 class Edge:
@@ -43,14 +31,13 @@ class Edge:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        method = scope["method"] if scope["method"] in _METHODS else "OTHER"
+        method = metrics.known(scope["method"])
         started = time.perf_counter()
         with telemetry.span(method, _traceparent(scope), SpanKind.SERVER) as span:
             status = await self._observed(scope, receive, send)
             route = getattr(scope.get("route"), "path", "unmatched")
             _describe(span, method, route, scope["path"], status)
-        REQUESTS.labels(method, route, str(status)).inc()
-        REQUEST_SECONDS.labels(method, route).observe(time.perf_counter() - started)
+        metrics.ended(method, route, status, started)
 
     async def _observed(self, scope: Scope, receive: Receive, send: Send) -> int:
         """Run the application; return the status that was sent."""
@@ -68,7 +55,7 @@ class Edge:
         try:
             await self._app(scope, receive, sent)
         except ClientDisconnect:
-            return _CLIENT_CLOSED_REQUEST
+            return metrics.CLIENT_CLOSED_REQUEST
         except Exception as error:
             log.error("request failed", path=scope["path"], exc_info=error)
             if status:  # the answer has begun: the server can only cut the connection

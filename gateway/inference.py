@@ -11,8 +11,6 @@ import grpc.aio
 from google.protobuf.message import Message
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
-from gateway.bodies import too_large
-from gateway.problems import problem_of
 from quantmesh.inference.v1.inference_service_pb2 import (
     BatchPredictRequest,
     BatchPredictResponse,
@@ -23,6 +21,8 @@ from quantmesh.inference.v1.inference_service_pb2 import (
 from quantmesh.inference.v1.inference_service_pb2_grpc import InferenceServiceStub
 from quantmesh.inference.v1.model_pb2 import Model
 from runtime.grpc_failure import failure_of
+from runtime.rest.bodies import too_large
+from runtime.rest.problems import problem_of
 
 SERVICE = "quantmesh.inference.v1.InferenceService"
 _HEALTH_DEADLINE_S = 1.0

@@ -16,10 +16,10 @@ from fastapi.routing import APIRoute
 
 from gateway.inference import Inference
 from gateway.open_inference_bodies import as_json, infer_request, infer_response, json_object
-from gateway.problems import Problem
 from gateway.settings import GatewaySettings
 from inference import grpc_service_pb2 as pb
 from inference.grpc_service_pb2_grpc import GRPCInferenceServiceStub
+from runtime.rest.problems import Problem
 
 
 class _Route(APIRoute):

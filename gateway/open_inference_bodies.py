@@ -17,9 +17,10 @@ import numpy as np
 from fastapi import Request, Response
 from google.protobuf.message import Message
 
-from gateway.bodies import read_counted, too_large
-from gateway.problems import Problem
+from gateway.bodies import read_counted
 from inference import grpc_service_pb2 as pb
+from runtime.rest.bodies import too_large
+from runtime.rest.problems import Problem
 
 JSON_LENGTH = "Inference-Header-Content-Length"
 

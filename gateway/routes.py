@@ -15,9 +15,12 @@ from pydantic import BaseModel
 from gateway import convert
 from gateway.bodies import read_body
 from gateway.inference import Inference
-from gateway.problems import RETRY_AFTER_S, Problem, documented
-from gateway.schemas import BatchAnswer, BatchBody, HealthAnswer, PredictAnswer, PredictBody
+from gateway.problems import documented
+from gateway.schemas import HealthAnswer
 from gateway.settings import GatewaySettings
+from runtime.rest import predictions
+from runtime.rest.problems import RETRY_AFTER_S, Problem
+from runtime.rest.shapes import BatchAnswer, BatchBody, PredictAnswer, PredictBody
 
 router = APIRouter()
 
@@ -69,7 +72,7 @@ def _takes(shape: type[BaseModel]) -> dict[str, Any]:
 async def predict(request: Request, inference: InferenceOfApp, settings: SettingsOfApp) -> PredictAnswer:
     """Score one row of features with the champion, or with the model named."""
     body = await read_body(request, PredictBody, settings.gateway_max_body_bytes)
-    return convert.predict_answer(await inference.predict(convert.predict_request(body)))
+    return predictions.predict_answer(await inference.predict(predictions.predict_request(body)))
 
 
 @router.post("/inference/batch", summary="Score many rows", responses=_FAULTS, openapi_extra=_takes(BatchBody))
@@ -77,9 +80,9 @@ async def batch(request: Request, inference: InferenceOfApp, settings: SettingsO
     """Score rows in one call of the model: all by the same version, or none."""
     body = await read_body(request, BatchBody, settings.gateway_max_body_bytes)
     try:
-        return convert.batch_answer(await inference.batch_predict(convert.batch_request(body)))
+        return predictions.batch_answer(await inference.batch_predict(predictions.batch_request(body)))
     except Problem as problem:
-        problem.errors = tuple(convert.batch_field(error) for error in problem.errors)
+        problem.errors = tuple(predictions.batch_field(error) for error in problem.errors)
         raise
 
 

@@ -10,18 +10,19 @@ from uuid import uuid4
 
 import structlog
 
-from inference import grpc_service_pb2, grpc_service_pb2_grpc
+from inference import grpc_service_pb2_grpc
 from inference_svc import metrics
 from inference_svc.admission import Admission
 from inference_svc.batcher import Batcher
 from inference_svc.follower import Follower
+from inference_svc.hot_methods import hot_methods
 from inference_svc.loader import Loader
 from inference_svc.oip import service as open_inference
 from inference_svc.oip.calls import Calls
 from inference_svc.oip.graph_runs import GraphRuns
 from inference_svc.oip.plan import Plans
 from inference_svc.predict import Predictor
-from inference_svc.process import HOT_PATHS, PORT
+from inference_svc.process import PORT
 from inference_svc.registry import Registry
 from inference_svc.scorer import STREAM, Scorer
 from inference_svc.service import SERVICE_NAME, InferenceServicer
@@ -29,9 +30,8 @@ from inference_svc.settings import InferenceSettings
 from modelstore.artifacts import ArtifactStore
 from modelstore.deployments import DeploymentStore
 from modelstore.replicas import ReplicaBoard
-from quantmesh.inference.v1 import inference_service_pb2 as pb
 from quantmesh.inference.v1 import inference_service_pb2_grpc
-from runtime.envoy.grpc_app import HotMethod
+from runtime.envoy.hot_app import HotMethod
 from runtime.grpc_server import MeshServer, ServerConfig
 from runtime.process import required_redis_url, vital
 from runtime.redis_client import Client, connect, wait_for_redis
@@ -54,6 +54,7 @@ class Inference:
         lag: LagMonitor,
         batcher: Batcher,
         redis: Client,
+        max_message_bytes: int,
     ) -> None:
         self._server = server
         self._servicer = servicer
@@ -63,6 +64,7 @@ class Inference:
         self._lag = lag
         self._batcher = batcher
         self._redis = redis
+        self._max_message_bytes = max_message_bytes
         self._tasks = [
             vital("follower", follower.run()),
             vital("scorer", scorer.run()),
@@ -82,11 +84,7 @@ class Inference:
     @property
     def hot_methods(self) -> Sequence[HotMethod]:
         """Calls that Envoy may answer, with Python within it."""
-        return [
-            HotMethod(HOT_PATHS[0], pb.PredictRequest, self._servicer.Predict),
-            HotMethod(HOT_PATHS[1], pb.BatchPredictRequest, self._servicer.BatchPredict),
-            HotMethod(HOT_PATHS[2], grpc_service_pb2.ModelInferRequest, self._open_servicer.ModelInfer),
-        ]
+        return hot_methods(self._servicer, self._open_servicer, self._max_message_bytes)
 
     async def not_serving(self) -> None:
         """Tell every health watcher that this server is going away."""
@@ -149,7 +147,7 @@ async def build(settings: InferenceSettings, behind: Path | None = None) -> Infe
     catalog = load_catalog(settings.partitions)
     scorer = Scorer(redis, catalog, registry, follower, settings.batch_size, deterministic=settings.deterministic)
     lag = LagMonitor(redis, catalog, [(STREAM, catalog.stream(STREAM).group)])
-    return Inference(server, servicer, open_servicer, follower, scorer, lag, batcher, redis)
+    return Inference(server, servicer, open_servicer, follower, scorer, lag, batcher, redis, settings.max_message_bytes)
 
 
 def replica_id(port: int) -> str:

@@ -20,11 +20,11 @@ log = structlog.get_logger()
 
 PORT = "QUANTMESH_INFERENCE_PORT"
 
-HOT_PATHS = (
-    "/quantmesh.inference.v1.InferenceService/Predict",
-    "/quantmesh.inference.v1.InferenceService/BatchPredict",
-    "/inference.GRPCInferenceService/ModelInfer",
-)
+PREDICT = "/quantmesh.inference.v1.InferenceService/Predict"
+BATCH_PREDICT = "/quantmesh.inference.v1.InferenceService/BatchPredict"
+MODEL_INFER = "/inference.GRPCInferenceService/ModelInfer"
+REST_PREDICT = "/inference/predict"
+REST_BATCH = "/inference/batch"
 """Calls that are answered within Envoy."""
 
 
@@ -69,6 +69,7 @@ def _within_envoy(found: embedding.Embedding, settings: InferenceSettings) -> No
         settings,
         port=port,
         app="inference_svc.embedded:app",
-        hot_paths=HOT_PATHS,
+        grpc_paths=(PREDICT, BATCH_PREDICT, MODEL_INFER),
+        rest_paths=(REST_PREDICT, REST_BATCH),
         variables={PORT: str(port), "QUANTMESH_HOME": str(settings.home.absolute())},
     )

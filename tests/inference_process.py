@@ -26,6 +26,7 @@ class Replica:
 
     process: subprocess.Popen[bytes]
     port: int
+    metrics_port: int
     log: Path
 
     @property
@@ -47,11 +48,12 @@ class Replica:
 def start(home: Path, redis_url: str, listener: str, **variables: str) -> Replica:
     """Start a replica, and do not wait for it."""
     port = int(variables.get("QUANTMESH_INFERENCE_PORT", "0")) or free_port()
+    metrics_port = free_port()
     environment = os.environ | {
         "QUANTMESH_HOME": str(home),
         "QUANTMESH_REDIS_URL": redis_url,
         "QUANTMESH_INFERENCE_PORT": str(port),
-        "QUANTMESH_INFERENCE_METRICS_PORT": str(free_port()),
+        "QUANTMESH_INFERENCE_METRICS_PORT": str(metrics_port),
         "INFER_LISTENER": listener,
         **variables,
     }
@@ -59,7 +61,7 @@ def start(home: Path, redis_url: str, listener: str, **variables: str) -> Replic
     with log.open("wb") as output:
         command = tethered([sys.executable, "-P", "-m", "inference_svc"])
         process = subprocess.Popen(command, env=environment, stdout=output, stderr=subprocess.STDOUT)
-    return Replica(process, port, log)
+    return Replica(process, port, metrics_port, log)
 
 
 @asynccontextmanager

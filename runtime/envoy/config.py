@@ -14,6 +14,9 @@ from runtime.envoy.values import FILTERS, TYPES, Json, connection_manager, pipe,
 
 FILTER = "python"
 
+REST_LIMIT_S = 60
+"""How long a REST request may take to arrive and to be answered."""
+
 _BEHIND = "behind"
 
 
@@ -21,13 +24,14 @@ _BEHIND = "behind"
 class Front:
     """What listens (on an IP address), and where calls go.
 
-    `hot_paths` are answered by the ASGI application `app` (`module:attribute`) when they are plain gRPC: POST, and not
-    compressed. `behind` is the Unix socket of the gRPC server that answers everything else.
+    The ASGI application `app` (`module:attribute`) answers `grpc_paths` when they are plain gRPC: POST, and not
+    compressed; and `rest_paths`, whatever comes. `behind` is the Unix socket of the gRPC server that answers all else.
     """
 
     host: str
     port: int
-    hot_paths: Sequence[str]
+    grpc_paths: Sequence[str]
+    rest_paths: Sequence[str]
     app: str
     module: Path
     behind: Path
@@ -86,15 +90,20 @@ def _routes(front: Front) -> list[Json]:
     ]
     routes = [
         {"match": {"path": path, "headers": [*plain, encoding]}, "route": answered}
-        for path in front.hot_paths
+        for path in front.grpc_paths
         for encoding in uncompressed
     ]
+    within = {"max_stream_duration": f"{REST_LIMIT_S}s"}
+    rest_paths = [
+        {"match": {"path": path}, "route": {"cluster": _BEHIND, "timeout": "0s", "max_stream_duration": within}}
+        for path in front.rest_paths
+    ]
     told = {"status": 415, "body": {"inline_string": "this path takes gRPC, application/grpc"}}
-    refused = [{"match": {"path": path, "headers": [not_grpc]}, "direct_response": told} for path in front.hot_paths]
+    refused = [{"match": {"path": path, "headers": [not_grpc]}, "direct_response": told} for path in front.grpc_paths]
     cold = {"@type": f"{TYPES}envoy.config.route.v3.FilterConfig", "config": {}, "disabled": True}
     # gRPC itself keeps the deadlines of what it answers.
-    rest: Json = {"match": {"prefix": "/"}, "route": {"cluster": _BEHIND, "timeout": "0s"}}
-    return [*routes, *({**each, "typed_per_filter_config": {FILTER: cold}} for each in (*refused, rest))]
+    others: Json = {"match": {"prefix": "/"}, "route": {"cluster": _BEHIND, "timeout": "0s"}}
+    return [*routes, *rest_paths, *({**each, "typed_per_filter_config": {FILTER: cold}} for each in (*refused, others))]
 
 
 def _python(front: Front) -> Json:

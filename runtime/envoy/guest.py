@@ -17,8 +17,8 @@ from typing import Any, Generic, Protocol, TypeVar, cast
 import structlog
 
 from runtime.envoy.admin import start_draining
-from runtime.envoy.grpc_app import Event, GrpcApp, HotMethod, Receive, Send
 from runtime.envoy.host import ADMIN, FOLDER
+from runtime.envoy.hot_app import Event, HotApp, HotMethod, Receive, Send
 from runtime.envoy.keeper import EXIT_FILE, STOP_FD
 from runtime.process import Outcome, Running, Service, equipped, load_settings, serve, start_metrics
 from runtime.settings import MeshSettings
@@ -45,7 +45,7 @@ class Guest(Generic[S]):
     def __init__(self, service: Service[S]) -> None:
         """`service.build` gives a `HotRunning`."""
         self._service = service
-        self._app: GrpcApp
+        self._app: HotApp
         self._drain_grace_s = 0.0
         self._told = asyncio.Event()
 
@@ -81,9 +81,7 @@ class Guest(Generic[S]):
 
     async def _serve(self, settings: S, up: asyncio.Event) -> None:
         def on_serving(running: Running) -> None:
-            self._app = GrpcApp(
-                cast(HotRunning, running).hot_methods, settings.max_message_bytes, settings.max_concurrent_rpcs
-            )
+            self._app = HotApp(cast(HotRunning, running).hot_methods, settings.max_concurrent_rpcs)
             up.set()
 
         outcome = Outcome()

@@ -37,7 +37,8 @@ def become(
     *,
     port: int,
     app: str,
-    hot_paths: Sequence[str],
+    grpc_paths: Sequence[str],
+    rest_paths: Sequence[str],
     variables: Mapping[str, str],
 ) -> NoReturn:
     """Replace this process by a keeper of an Envoy that listens on `port` and runs `app` (`module:attribute`).
@@ -48,7 +49,8 @@ def become(
     front = Front(
         host=resolved(settings.host),  # Envoy takes no names
         port=port,
-        hot_paths=hot_paths,
+        grpc_paths=grpc_paths,
+        rest_paths=rest_paths,
         app=app,
         module=embedding.module,
         behind=folder / "grpc.sock",

@@ -5,12 +5,12 @@ from __future__ import annotations
 import grpc
 import pytest
 
-from gateway.convert import batch_field
-from gateway.problems import problem_of
 from gateway.settings import GatewaySettings
 from runtime import environment
 from runtime.errors import ConfigurationError, FieldViolation
 from runtime.grpc_failure import Failure
+from runtime.rest.predictions import batch_field
+from runtime.rest.problems import problem_of
 
 TABLE = {
     "INVALID_ARGUMENT": 400,

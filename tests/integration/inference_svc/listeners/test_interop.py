@@ -17,16 +17,13 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from modelstore.deployments import DeploymentStore
 from modelstore.onnx_model import OnnxModel
 from quantmesh.inference.v1 import inference_service_pb2 as pb
 from quantmesh.inference.v1 import inference_service_pb2_grpc
-from runtime.redis_client import connect
 from tests.inference_process import LISTENERS, Replica, serving
 from tests.integration.inference_svc.calls import batch, failure
-from tests.integration.inference_svc.models import FEATURES, boosted, register, rows
+from tests.integration.inference_svc.models import FEATURES, boosted, rows
 from tests.raw_h2 import PREDICT, Answer, call, frame
-from tests.redis_servers import single
 
 ROW = [0.5, -1.0, 2.0]
 GOOD = pb.PredictRequest(features=ROW).SerializeToString()
@@ -36,26 +33,6 @@ PATIENT = {"INFER_P99_MS_TARGET": "30000", "INFER_QUEUE_ROWS": "1000000", "QUANT
 """Nothing is refused for load here, however slow the machine is."""
 
 pytestmark = pytest.mark.timeout(120)
-
-
-@pytest.fixture(scope="module")
-def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tmp_path_factory.mktemp("home")
-
-
-@pytest.fixture(scope="module")
-def store(tmp_path_factory: pytest.TempPathFactory, home: Path) -> Iterator[str]:
-    """URL of a Redis in which a model is deployed."""
-    version = register(home, boosted()[1])
-
-    async def deploy(url: str) -> None:
-        redis = connect(url)
-        await DeploymentStore(redis).promote("momentum", version, expected_generation=None, reason="", request_id="")
-        await redis.aclose()
-
-    with single(tmp_path_factory.mktemp("redis")) as running:
-        asyncio.run(deploy(running.url))
-        yield running.url
 
 
 @pytest.fixture(scope="module", params=LISTENERS)
