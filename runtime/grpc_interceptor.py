@@ -9,18 +9,24 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Awaitable, Callable, Iterator
-from contextlib import aclosing, contextmanager
-from typing import Any
+from contextlib import AbstractContextManager, aclosing, contextmanager
+from typing import Any, TypeAlias
 
 import grpc
 import grpc.aio
 from google.protobuf.message import DecodeError
-from opentelemetry.trace import SpanKind
+from opentelemetry.trace import Span, SpanKind
 
 from runtime import telemetry
-from runtime.errors import DeadlineExceededError, QuantmeshError
+from runtime.errors import DeadlineExceededError, QuantmeshError, ResourceExhaustedError
 from runtime.grpc_calls import CallMetrics, failure, undecodable
 from runtime.grpc_errors import DETAILS_TRAILER, to_status
+
+Context: TypeAlias = grpc.aio.ServicerContext[Any, Any]
+
+_END = object()
+
+_RETRY_S = 0.05
 
 
 class _Undecodable:
@@ -62,8 +68,11 @@ def _checked(request: Any) -> Any:
 class MeshInterceptor(grpc.aio.ServerInterceptor):
     """Wraps every handler; see the module."""
 
-    def __init__(self, default_deadline_s: float) -> None:
+    def __init__(self, default_deadline_s: float, max_calls: int) -> None:
+        """`max_calls` may be under way at once, and as many streams of responses: idle watches take no call's room."""
         self._default_deadline_s = default_deadline_s
+        self._calls = _Room("calls", max_calls)
+        self._streams = _Room("streams", max_calls)
 
     async def intercept_service(
         self,
@@ -71,13 +80,12 @@ class MeshInterceptor(grpc.aio.ServerInterceptor):
         handler_call_details: grpc.HandlerCallDetails,
     ) -> Any:
         handler = await continuation(handler_call_details)
-        if handler is None:  # unknown method: gRPC answers UNIMPLEMENTED
-            return handler
         method = handler_call_details.method
+        # None: an unknown method, which gRPC answers by UNIMPLEMENTED. Health and reflection are gRPC's own, and must
+        # have an answer when nothing else has.
+        if handler is None or method.startswith("/grpc."):
+            return handler
         if handler.response_streaming:
-            # Health.Watch and reflection are gRPC's own and need none of this.
-            if method.startswith("/grpc."):
-                return handler
             make = grpc.stream_stream_rpc_method_handler if handler.request_streaming else None
             make = make or grpc.unary_stream_rpc_method_handler
             inner = handler.stream_stream if handler.request_streaming else handler.unary_stream
@@ -90,40 +98,70 @@ class MeshInterceptor(grpc.aio.ServerInterceptor):
         return make(wrapped, _deserializer(handler.request_deserializer), handler.response_serializer)
 
     def _unary(self, method: str, inner: Callable[..., Awaitable[Any]]) -> Callable[..., Awaitable[Any]]:
-        async def call(request: Any, context: grpc.aio.ServicerContext[Any, Any]) -> Any:
-            with _observed(method, context):
+        async def call(request: Any, context: Context) -> Any:
+            with _observed(method, context, telemetry.span):
                 try:
-                    if context.time_remaining() is not None:  # gRPC itself cancels at the caller's deadline
-                        return await inner(_checked(request), context)
-                    async with asyncio.timeout(self._default_deadline_s) as limit:
-                        return await inner(_checked(request), context)
-                except TimeoutError as error:
-                    if context.time_remaining() is None and limit.expired():
-                        late = DeadlineExceededError(f"not finished within the server's {self._default_deadline_s:g} s")
-                        await _fail(method, context, late)
-                    await _fail(method, context, error)
+                    with self._calls:
+                        return await self._in_time(inner, request, context)
                 except Exception as error:
                     await _fail(method, context, error)
 
         return call
+
+    async def _in_time(self, inner: Callable[..., Awaitable[Any]], request: Any, context: Context) -> Any:
+        if context.time_remaining() is not None:  # gRPC itself cancels at the caller's deadline
+            return await inner(_checked(request), context)
+        try:
+            async with asyncio.timeout(self._default_deadline_s) as limit:
+                return await inner(_checked(request), context)
+        except TimeoutError as error:
+            if not limit.expired():
+                raise
+            late = f"not finished within the server's {self._default_deadline_s:g} s"
+            raise DeadlineExceededError(late) from error
 
     def _stream(
         self, method: str, inner: Callable[..., AsyncGenerator[Any, None]]
     ) -> Callable[..., AsyncIterator[Any]]:
-        async def call(request: Any, context: grpc.aio.ServicerContext[Any, Any]) -> AsyncIterator[Any]:
-            with _observed(method, context):
+        async def call(request: Any, context: Context) -> AsyncIterator[Any]:
+            with _observed(method, context, telemetry.detached_span) as span:
                 try:
-                    async with aclosing(inner(_checked(request), context)) as responses:
-                        async for response in responses:
-                            yield response
+                    with self._streams:
+                        async with aclosing(inner(_checked(request), context)) as responses:
+                            while True:
+                                with telemetry.within(span):
+                                    response = await anext(responses, _END)
+                                if response is _END:
+                                    return
+                                yield response
                 except Exception as error:
                     await _fail(method, context, error)
 
         return call
 
 
+class _Room:
+    """How many may be under way at once."""
+
+    def __init__(self, what: str, most: int) -> None:
+        self._what = what
+        self._free = self._most = most
+
+    def __enter__(self) -> None:
+        if not self._free:
+            raise ResourceExhaustedError(
+                f"{self._most} {self._what} are under way, and no more may be: try again later",
+                reason="TOO_MANY_CALLS",
+                retry_after_s=_RETRY_S,
+            )
+        self._free -= 1
+
+    def __exit__(self, *_: object) -> None:
+        self._free += 1
+
+
 @contextmanager
-def _observed(method: str, context: grpc.aio.ServicerContext[Any, Any]) -> Iterator[None]:
+def _observed(method: str, context: Context, span: Callable[..., AbstractContextManager[Span]]) -> Iterator[Span]:
     traceparent = ""
     for key, value in context.invocation_metadata() or ():
         if key == "traceparent":
@@ -131,8 +169,8 @@ def _observed(method: str, context: grpc.aio.ServicerContext[Any, Any]) -> Itera
     started = time.perf_counter()
     code = "CANCELLED"
     try:
-        with telemetry.span(method.lstrip("/"), traceparent, SpanKind.SERVER, **{"rpc.system": "grpc"}):
-            yield
+        with span(method.lstrip("/"), traceparent, SpanKind.SERVER, **{"rpc.system": "grpc"}) as made:
+            yield made
         code = "OK"
     except Exception:
         number = context.code()  # as set by abort: the enum, or its number
@@ -143,13 +181,13 @@ def _observed(method: str, context: grpc.aio.ServicerContext[Any, Any]) -> Itera
         CallMetrics(method).ended(code, started)
 
 
-async def _fail(method: str, context: grpc.aio.ServicerContext[Any, Any], error: Exception) -> None:
+async def _fail(method: str, context: Context, error: Exception) -> None:
     """Turn an exception into the RPC's status. Always raises."""
     if isinstance(error, grpc.aio.AbortError):
         raise error
     await _abort(context, *failure(method, error))
 
 
-async def _abort(context: grpc.aio.ServicerContext[Any, Any], error: QuantmeshError, code: grpc.StatusCode) -> None:
+async def _abort(context: Context, error: QuantmeshError, code: grpc.StatusCode) -> None:
     status = to_status(error)
     await context.abort(code, status.message, trailing_metadata=((DETAILS_TRAILER, status.SerializeToString()),))

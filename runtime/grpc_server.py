@@ -15,6 +15,9 @@ from runtime.grpc_interceptor import MeshInterceptor
 from runtime.ports import address, dialled, require_free
 from runtime.settings import MeshSettings
 
+_PENDING_CALLS = 10_000
+"""Calls that wait to be looked at, and calls of one connection."""
+
 _SERVING = health_pb2.HealthCheckResponse.SERVING
 _NOT_SERVING = health_pb2.HealthCheckResponse.NOT_SERVING
 
@@ -60,11 +63,14 @@ class MeshServer:
         self._serving = False
         self.port = 0
         self.server = grpc.aio.server(
-            interceptors=[MeshInterceptor(config.default_deadline_s)],
-            maximum_concurrent_rpcs=config.max_concurrent_rpcs,
+            interceptors=[MeshInterceptor(config.default_deadline_s, config.max_concurrent_rpcs)],
             options=[
                 # Without this, two servers share a port in silence and split its calls.
                 ("grpc.so_reuseport", 0),
+                # What is more is refused with a reason; gRPC's own limit would cut calls off before they are seen.
+                ("grpc.server.max_pending_requests", _PENDING_CALLS),
+                ("grpc.server.max_pending_requests_hard_limit", _PENDING_CALLS),
+                ("grpc.max_concurrent_streams", _PENDING_CALLS),
                 ("grpc.max_receive_message_length", config.max_message_bytes),
                 ("grpc.max_send_message_length", config.max_message_bytes),
                 ("grpc.keepalive_time_ms", 60_000),

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 
 from opentelemetry import trace
 from opentelemetry.context import Context
@@ -16,7 +16,7 @@ from opentelemetry.exporter.otlp.proto.grpc.trace_exporter import OTLPSpanExport
 from opentelemetry.sdk.resources import Resource
 from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.sdk.trace.export import BatchSpanProcessor
-from opentelemetry.trace import NonRecordingSpan, Span, SpanContext, SpanKind, TraceFlags
+from opentelemetry.trace import NonRecordingSpan, Span, SpanContext, SpanKind, Status, StatusCode, TraceFlags
 from opentelemetry.util.types import AttributeValue
 
 _ENDPOINTS = ("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", "OTEL_EXPORTER_OTLP_ENDPOINT")
@@ -86,3 +86,26 @@ def span(
     context = parent_context(traceparent)
     with tracer().start_as_current_span(name, context=context, kind=kind, attributes=attributes) as current:
         yield current
+
+
+@contextmanager
+def detached_span(
+    name: str, traceparent: str = "", kind: SpanKind = SpanKind.INTERNAL, **attributes: AttributeValue
+) -> Iterator[Span]:
+    """A span that is never the current one by itself: for a generator, which may be closed in another context than it
+    was begun in. Its steps run `within` it.
+    """
+    made = tracer().start_span(name, parent_context(traceparent), kind, attributes)
+    try:
+        yield made
+    except Exception as error:
+        made.record_exception(error)
+        made.set_status(Status(StatusCode.ERROR, f"{type(error).__name__}: {error}"))
+        raise
+    finally:
+        made.end()
+
+
+def within(span: Span) -> AbstractContextManager[Span]:
+    """Make a span the current one of a block. The block must not yield."""
+    return trace.use_span(span, record_exception=False, set_status_on_exception=False)
