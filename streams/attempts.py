@@ -10,7 +10,7 @@ TRANSFORM_FAILED = "TRANSFORM_FAILED"
 
 
 class Attempts:
-    """The failures of a partition's transform since it last went on.
+    """The failures of a partition's transform since it last went on, in one member.
 
     A batch that failed is read again record by record, up to its end. A record that fails alone `most` times is given
     up on. A restart forgets the count, so a record may be tried more often than that, never less.

@@ -13,6 +13,7 @@ stream's `max_attempts` it is a dead letter.
 from __future__ import annotations
 
 import asyncio
+from collections import defaultdict
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
 from typing import TypeAlias
@@ -64,6 +65,9 @@ class Processor:
         self._on_fenced = on_fenced
         self._ended = asyncio.Event()
         self._owners: dict[int, tuple[asyncio.Event, asyncio.Task[None]]] = {}
+        # For the life of the member, not of an ownership: where partitions change hands faster than a record is tried,
+        # it would never be given up, and all behind it would wait for ever.
+        self._attempts: dict[int, Attempts] = defaultdict(lambda: Attempts(definition.max_attempts))
 
     async def run(self) -> None:
         """Process until `stop` is called. A cancelled `run` leaves nothing running: its partitions' leases end.
@@ -80,6 +84,7 @@ class Processor:
                 release.set()
             # Leases are renewed until the steps under way are done.
             await asyncio.gather(*(owner for _, owner in self._owners.values()))
+            await ended(heartbeat)  # lest one that is under way says, after the leave, that this member lives
             with suppress(*AWAY):  # it will be found silent
                 await self._leases.live_members(leave=True)
         finally:
@@ -109,7 +114,7 @@ class Processor:
     async def _own(self, partition: int, release: asyncio.Event) -> None:
         """Own a partition until told to let go."""
         setbacks = Setbacks(self._leases.stream.name, self._leases.group, partition)
-        attempts = Attempts(self._leases.stream.max_attempts)
+        attempts = self._attempts[partition]
         while not release.is_set():
             try:
                 offset = await self._leases.acquire(partition)

@@ -104,6 +104,7 @@ class Producer:
         self._partitions: dict[int, _Partition] = defaultdict(lambda: _Partition(self._first_epoch))
         self._checked: set[str] = set()
         self._checking = asyncio.Lock()
+        self._unchecked = 0  # how many are in line for that lock
         self._introductions_failed = 0
         self._introduction_error: Exception | None = None
         self._lanes = Lanes(catalog, self._send_lane, max_in_flight_bytes)
@@ -146,7 +147,7 @@ class Producer:
     async def send(self, record: OutRecord) -> None:
         """Append a record together with others; returns when it is there. Raises what `send_many` raises."""
         await self._check(self._catalog.stream(record.stream), [record])
-        await (await self._lanes.put(record))
+        await self._lanes.send(record)
 
     async def post(self, record: OutRecord) -> None:
         """Append a record in the background; returns as soon as there is room for it in memory.
@@ -156,7 +157,7 @@ class Producer:
         """
         self._lanes.raise_failed()
         await self._check(self._catalog.stream(record.stream), [record])
-        self._lanes.forget(await self._lanes.put(record))
+        await self._lanes.post(record)
 
     async def flush(self) -> None:
         """Return when every record so far is there. Raises the first error of a posted one."""
@@ -171,6 +172,14 @@ class Producer:
             raise InvalidInputError.of_field(
                 "event_id", f"is required on {stream.name}: the record's {stream.idempotency_field}"
             )
+        if self._unchecked or stream.name not in self._checked:
+            self._unchecked += 1
+            try:
+                await self._be_introduced(stream)
+            finally:
+                self._unchecked -= 1
+
+    async def _be_introduced(self, stream: Stream) -> None:
         failures = self._introductions_failed
         async with self._checking:  # everyone waits here, in the order of arrival, which the records keep
             if self._introductions_failed != failures and self._introduction_error is not None:

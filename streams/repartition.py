@@ -7,7 +7,6 @@ the old ones before the first new one can be written.
 from __future__ import annotations
 
 import re
-import time
 from collections import defaultdict
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
@@ -28,6 +27,8 @@ _CLOSED = 0
 """In place of the number of partitions: nobody may start."""
 
 _PAGE = 500
+_EPOCHS_OF_ONE = 1_000_000
+"""More than a producer counts on by itself, one after each failure; as in claim.lua."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -167,15 +168,23 @@ async def _copy_fences(redis: Client, partitions: int) -> None:
 
 
 async def _fence_producers(redis: Client, partitions: int) -> int:
-    """Whoever still counts with the old number of partitions must not write; a new producer's epoch is higher."""
-    ids = {name async for _, _, name in _of_kind(redis, "producer")}
-    epoch = time.time_ns() // 1000
-    for producer_id in ids:
+    """Whoever still counts with the old number of partitions must not write; a producer that begins with its id may.
+
+    The fence lies above what is known of each: by a clock, of a client or of the server, it might lie below, for epochs
+    begin at the clocks of producers; or above those that begin later.
+    """
+    known: dict[str, int] = defaultdict(int)
+    async for key, _, producer_id in _of_kind(redis, "producer"):
+        known[producer_id] = max(known[producer_id], int(await redis.hget(key, "epoch") or 0))
+    for producer_id, highest in known.items():
+        epoch = highest + _EPOCHS_OF_ONE
+        if await redis.exists(keys.producer_epoch(producer_id)):  # else nobody begins with this id again
+            epoch = await scripts.claim(redis, producer_id, epoch)
         for partition in range(partitions):
             key = keys.producer(producer_id, partition)
             await redis.hset(key, "epoch", str(epoch))
             await redis.pexpire(key, 24 * 3_600_000)
-    return len(ids)
+    return len(known)
 
 
 async def _end_leases(redis: Client) -> None:

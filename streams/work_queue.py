@@ -102,6 +102,9 @@ class WorkQueue:
             if keeping.done():
                 keeping.result()
             await working
+            await ended(keeping)  # lest a heartbeat that is under way says, after the leave, that this member lives
+            with suppress(*AWAY):  # it will be found silent
+                await self._heartbeat(leave=True)
         finally:
             for task in (keeping, working):
                 await ended(task)
@@ -115,8 +118,6 @@ class WorkQueue:
         async with TaskGroup() as tasks:
             for partition in range(self._catalog.partitions):
                 tasks.create_task(self._serve(partition, tasks))
-        with suppress(*AWAY):  # it will be found silent
-            await self._heartbeat(leave=True)
 
     async def _join(self) -> None:
         setbacks = Setbacks(self._stream.name, self._group)

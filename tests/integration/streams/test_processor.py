@@ -261,6 +261,43 @@ async def test_a_record_that_its_transform_cannot_take_is_a_dead_letter_after_al
     assert_each_once_in_order(await outputs(redis), 63)
 
 
+async def test_attempts_count_on_while_the_partition_goes_to_and_fro(redis: Redis) -> None:
+    """Otherwise members that come and go faster than a record is tried would keep the records behind it for ever."""
+    impatient = CATALOG.stream("features.raw").model_copy(update={"max_attempts": 2})
+    catalog = CATALOG.model_copy(update={"streams": {**CATALOG.streams, "features.raw": impatient}})
+    moved = next(key for key in KEYS if CATALOG.partition_of(key) == 0)
+    await Producer(redis, catalog).send_many(
+        [OutRecord("features.raw", moved, text.encode()) for text in ("bad", "good")]
+    )
+    tries = 0
+
+    async def choke(partition: int, records: Sequence[Record]) -> Outputs:
+        nonlocal tries
+        if any(record.payload == b"bad" for record in records):
+            tries += 1
+            raise RuntimeError("bad")
+        return Outputs([OutRecord("features.pit", moved, record.payload) for record in records])
+
+    async def another(*, leaves: bool = False) -> None:
+        """A member that comes or leaves, whose name makes partition 0 its own."""
+        await scripts.heartbeat(redis, impatient, impatient.group, "a", 60_000, leave=leaves)
+
+    async def tried_or_done(before: int) -> bool:
+        return tries > before or await all_there(redis, 1)
+
+    processor = Processor(redis, catalog, "features.raw", choke, member="b", lease_ms=400)
+    async with running(processor):
+        for _ in range(4):  # the batch, the record alone, once more, and then it is given up
+            await until(lambda before=tries: tried_or_done(before))  # type: ignore[misc]
+            await another()
+            await until(lambda: 0 not in processor._owners)
+            await another(leaves=True)
+        await until(lambda: all_there(redis, 1))
+    assert tries == 3
+    (entry,) = await redis.xrange(keys.dead_letters("features.raw", 0))
+    assert dead_letter_pb2.DeadLetter.FromString(entry[1][keys.PAYLOAD]).attempts == 2
+
+
 async def test_a_full_output_stream_holds_the_processor_and_loses_nothing(redis: Redis) -> None:
     narrow = CATALOG.stream("features.pit").model_copy(update={"high_water": 40, "low_water": 10})
     catalog = CATALOG.model_copy(update={"streams": {**CATALOG.streams, "features.pit": narrow}})

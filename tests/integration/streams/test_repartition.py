@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections import defaultdict
 from collections.abc import Sequence
 
@@ -117,6 +118,33 @@ async def test_nobody_may_go_on_with_the_old_number(redis: Client) -> None:
             await forgotten.send_many([OutRecord(RAW, key, b"late")])
     with pytest.raises(ConfigurationError):
         await Producer(redis, old.catalog).send_many([OutRecord(RAW, "K0", b"K0 1")])
+
+
+@pytest.mark.parametrize("ahead_s", [-7_200.0, 0.0, 7_200.0])
+@pytest.mark.parametrize("forgotten_ahead_s", [-3_600.0, 3_600.0])
+async def test_clocks_that_are_off_neither_let_in_who_was_forgotten_nor_keep_out_who_begins(
+    redis: Client, monkeypatch: pytest.MonkeyPatch, forgotten_ahead_s: float, ahead_s: float
+) -> None:
+    now_ns = time.time_ns
+
+    def skew(seconds: float) -> None:
+        monkeypatch.setattr(time, "time_ns", lambda: now_ns() + int(seconds * 1e9))
+
+    old, record = Counting(redis, 2), OutRecord(RAW, "K0", b"K0 0")
+    skew(forgotten_ahead_s)
+    forgotten = [Producer(redis, old.catalog, name) for name in (None, "desk")]
+    for producer in forgotten:
+        await producer.send_many([record])
+    await old.run_until(len(forgotten))
+    await drop_the_readers_of_outputs(redis, 2)
+    skew(ahead_s)
+    await repartition(redis, old.catalog, 4)
+    for producer in forgotten:
+        with pytest.raises(ProducerFencedError):
+            await producer.send_many([record])
+    skew(-10_800.0)
+    again = Producer(redis, load_catalog(4), "desk")
+    assert await again.send_many([OutRecord(RAW, key, b"") for key in KEYS]) == SendResult(accepted=len(KEYS))
 
 
 async def test_fences_hold_in_new_partitions(redis: Client) -> None:

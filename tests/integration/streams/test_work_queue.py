@@ -12,6 +12,7 @@ from collections import Counter
 from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -272,15 +273,26 @@ async def test_a_job_that_is_done_is_not_taken_again_while_redis_hears_of_it(
     redis: Client, yaml: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     mesh = Mesh(redis, yaml, partitions=1)
-    end = Jobs.end
+    entries, hour_ms, end = keys.entries(STREAM, 0), 3_600_000, Jobs.end
+    other = Jobs(redis, mesh.catalog.stream(STREAM), GROUP, "other", hour_ms)
+
+    async def pending() -> dict[str, Any]:
+        return (await redis.xpending_range(entries, GROUP, "-", "+", 1))[0]
+
+    async def is_kept() -> bool:
+        return (await pending())["time_since_delivered"] < hour_ms
 
     async def slow_end(jobs: Jobs, record: Record, poison: Poison | None) -> bool:
-        await asyncio.sleep(3 * IDLE_MS / 1000)  # as when the connection must be made anew
+        for _ in range(3):  # as when the connection must be made anew: the claim grows old, and old again
+            owner = (await pending())["consumer"]
+            await redis.xclaim(entries, GROUP, owner, 0, [record.entry_id], idle=hour_ms, justid=True)
+            await until(is_kept)
+            assert (await other.take(0, look=True)).job is None
         return await end(jobs, record, poison)
 
     monkeypatch.setattr(Jobs, "end", slow_end)
     await mesh.publish(1)
-    async with mesh.member(mesh.do), mesh.member(mesh.do):
+    async with mesh.member(mesh.do, concurrency=1):  # without a slot it does not look for jobs itself
         await until(lambda: _is(mesh.read, 1))
     assert mesh.done == Counter([1])
 
