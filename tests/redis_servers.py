@@ -8,130 +8,26 @@ from __future__ import annotations
 
 import importlib.util
 import os
-import signal
-import subprocess
-import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager, suppress
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
-from redis import Redis
-from redis.exceptions import AuthenticationError, RedisError
-
-from runtime.embedded_redis import HOST, server_binary
-from runtime.ports import free_port
-from runtime.tethered import tethered
-from tests.tls_proxy import certificates, tls_proxy
+from runtime.embedded_redis import HOST
+from tests.redis_server import Server, held_port, server, wait_until
+from tests.tls_proxy import Certificates, certificates, tls_proxy
 
 SERVICE = "quantmesh"
 SLOTS = 16384
-_LIMIT_S = 20.0
 _NODE_TIMEOUT_MS = 1500
+_INSIDE = "127.0.0.9"
+"""Where connections of servers to one another come from, where clients come by TLS."""
 _QUICK_REPLICATION = {
     "repl-diskless-sync": "yes",
     "repl-diskless-sync-delay": "0",
     "repl-ping-replica-period": "1",  # a cluster lists a replica once it has an offset, which the first ping gives it
 }
-
-
-def wait_until(true: Callable[[], bool], what: str, limit_s: float = _LIMIT_S) -> None:
-    """Poll until it is true; a server that does not answer yet is not."""
-    deadline = time.monotonic() + limit_s
-    while True:
-        try:
-            if true():
-                return
-        except (RedisError, OSError, LookupError):
-            pass
-        if time.monotonic() > deadline:
-            raise TimeoutError(f"not within {limit_s:g} s: {what}")
-        time.sleep(0.02)
-
-
-class Server:
-    """One process of a Redis server or Sentinel. It can be killed, paused, and started again on its data and port."""
-
-    def __init__(
-        self, directory: Path, options: Mapping[str, str], *, binary: str | None = None, sentinel: bool = False
-    ) -> None:
-        self.port = free_port(HOST)
-        self.directory = directory
-        directory.mkdir(parents=True)
-        self._log = directory / "log"
-        base = {"bind": HOST, "port": str(self.port), "dir": str(directory)}
-        if not sentinel:
-            base |= {"appendonly": "yes", "appendfsync": "everysec", "save": ""}
-        lines = "".join(f"{name} {value or chr(34) * 2}\n" for name, value in {**base, **options}.items())
-        (directory / "redis.conf").write_text(lines)
-        self._command = [
-            binary or server_binary(),
-            str(directory / "redis.conf"),
-            *(["--sentinel"] if sentinel else []),
-        ]
-        self._process: subprocess.Popen[bytes] | None = None
-
-    @property
-    def address(self) -> str:
-        return f"{HOST}:{self.port}"
-
-    def client(self, **options: str) -> Redis:
-        """A plain client for the tests' own commands."""
-        return Redis(host=HOST, port=self.port, socket_timeout=10, **options)  # type: ignore[arg-type]
-
-    def ask(self, *command: str | int) -> object:
-        """One command, on a connection of its own."""
-        with self.client() as client:
-            return client.execute_command(*command)
-
-    def info(self) -> dict[str, object]:
-        with self.client() as client:
-            return client.info()  # type: ignore[return-value]
-
-    def start(self) -> None:
-        """Return when it answers."""
-        with self._log.open("ab") as log:
-            self._process = subprocess.Popen(
-                tethered(self._command, signal.SIGKILL), stdin=subprocess.DEVNULL, stdout=log, stderr=log
-            )
-
-        def answers() -> bool:
-            assert self._process is not None
-            code = self._process.poll()
-            assert code is None, f"the server ended with code {code}:\n{self._log.read_text()[-2000:]}"
-            with self.client() as client, suppress(AuthenticationError):  # to refuse is an answer
-                client.ping()
-            return True
-
-        wait_until(answers, f"{self._command} answers")
-
-    def kill(self) -> None:
-        """SIGKILL. Harmless when it is down."""
-        if self._process is not None:
-            self._process.kill()  # ends a paused one too
-            self._process.wait()
-            self._process = None
-
-    def pause(self) -> None:
-        assert self._process is not None
-        os.kill(self._process.pid, signal.SIGSTOP)
-
-    def resume(self) -> None:
-        assert self._process is not None
-        os.kill(self._process.pid, signal.SIGCONT)
-
-
-@contextmanager
-def server(
-    directory: Path, options: Mapping[str, str] | None = None, *, binary: str | None = None, sentinel: bool = False
-) -> Iterator[Server]:
-    """A running server."""
-    made = Server(directory, options or {}, binary=binary, sentinel=sentinel)
-    try:
-        made.start()
-        yield made
-    finally:
-        made.kill()
 
 
 @dataclass(frozen=True)
@@ -173,30 +69,58 @@ def tls_with_users(directory: Path, *, rules: str = "~* &* +@all") -> Iterator[R
     files = certificates(directory / "certificates")
     user = f"mesh on >p@ss/word:#1 {rules}"
     with server(directory / "server", {"user": user}) as one, tls_proxy(one.port, files) as port:
-        options = f"ssl_ca_certs={files.ca}&ssl_certfile={files.client}&ssl_keyfile={files.client_key}"
-        yield Running(f"rediss://mesh:p%40ss%2Fword%3A%231@{HOST}:{port}/0?{options}", [one])
+        yield Running(f"rediss://mesh:p%40ss%2Fword%3A%231@{HOST}:{port}/0?{files.parameters}", [one])
 
 
 @contextmanager
-def sentinel(directory: Path, *, binary: str | None = None, sentinels: int = 3) -> Iterator[Running]:
-    """A master and a replica, watched by Sentinels: any two of three fail it over."""
+def _known_to_others(
+    directory: Path,
+    announce: str,
+    options: Mapping[str, str],
+    files: Certificates | None,
+    *,
+    binary: str | None = None,
+    sentinel: bool = False,
+) -> Iterator[Server]:
+    """A server whose address clients and other servers learn from one another. With certificates, it announces that of
+    a proxy, by settings that begin with `announce`: there, clients are taken by TLS only."""
     with ExitStack() as running:
-        master = running.enter_context(server(directory / "master", _QUICK_REPLICATION, binary=binary))
-        following = {**_QUICK_REPLICATION, "replicaof": f"{HOST} {master.port}"}
-        replica = running.enter_context(server(directory / "replica", following, binary=binary))
+        if files is not None:
+            port = running.enter_context(held_port()).getsockname()[1]
+            options = {**options, f"{announce}-ip": HOST, f"{announce}-port": str(port), "bind-source-addr": _INSIDE}
+        one = running.enter_context(server(directory, options, binary=binary, sentinel=sentinel))
+        if files is not None:
+            one.announced = running.enter_context(tls_proxy(one.port, files, port, clear_from=_INSIDE))
+        yield one
+
+
+@contextmanager
+def sentinel(directory: Path, *, binary: str | None = None, sentinels: int = 3, tls: bool = False) -> Iterator[Running]:
+    """A master and a replica, watched by Sentinels: any two of three fail it over."""
+    files = certificates(directory / "certificates") if tls else None
+    with ExitStack() as running:
+
+        def started(name: str, announce: str, options: Mapping[str, str], *, sentinel: bool = False) -> Server:
+            made = _known_to_others(directory / name, announce, options, files, binary=binary, sentinel=sentinel)
+            return running.enter_context(made)
+
+        master = started("master", "replica-announce", _QUICK_REPLICATION)
+        following = {**_QUICK_REPLICATION, "replicaof": f"{HOST} {master.announced}"}
+        replica = started("replica", "replica-announce", following)
         wait_until(lambda: replica.info()["master_link_status"] == "up", "the replica follows")
-        watchers = [
-            running.enter_context(server(directory / f"sentinel{n}", binary=binary, sentinel=True))
-            for n in range(sentinels)
-        ]
+        watchers = [started(f"sentinel{n}", "sentinel announce", {}, sentinel=True) for n in range(sentinels)]
         for watcher in watchers:
-            watcher.ask("SENTINEL", "MONITOR", SERVICE, HOST, master.port, sentinels // 2 + 1)
+            watcher.ask("SENTINEL", "MONITOR", SERVICE, HOST, master.announced, sentinels // 2 + 1)
             for name, value in (("down-after-milliseconds", 1000), ("failover-timeout", 5000)):
                 watcher.ask("SENTINEL", "SET", SERVICE, name, value)
         for watcher in watchers:
             wait_until(lambda watcher=watcher: _sees_all(watcher, sentinels), "the Sentinels see all")  # type: ignore[misc]
-        hosts = ",".join(watcher.address for watcher in watchers)
-        yield Running(f"redis+sentinel://{hosts}/{SERVICE}", [master], [replica], watchers)
+        yield Running(_url("sentinel", watchers, f"/{SERVICE}", files), [master], [replica], watchers)
+
+
+def _url(kind: str, asked: Sequence[Server], path: str, files: Certificates | None) -> str:
+    hosts = ",".join(f"{HOST}:{each.announced}" for each in asked)
+    return f"redis+{kind}://{hosts}{path}" if files is None else f"rediss+{kind}://{hosts}{path}?{files.parameters}"
 
 
 def _sees_all(watcher: Server, sentinels: int) -> bool:
@@ -206,34 +130,37 @@ def _sees_all(watcher: Server, sentinels: int) -> bool:
 
 
 @contextmanager
-def cluster(directory: Path, *, masters: int = 3, replicas: int = 0, binary: str | None = None) -> Iterator[Running]:
+def cluster(
+    directory: Path, *, masters: int = 3, replicas: int = 0, binary: str | None = None, tls: bool = False
+) -> Iterator[Running]:
     """A cluster: so many masters, and so many replicas of each."""
+    files = certificates(directory / "certificates") if tls else None
     with ExitStack() as running:
         nodes = []
         for n in range(masters * (1 + replicas)):
             options = {
                 "cluster-enabled": "yes",
-                "cluster-port": str(free_port(HOST)),
+                "cluster-port": str(running.enter_context(held_port()).getsockname()[1]),
                 "cluster-node-timeout": str(_NODE_TIMEOUT_MS),
                 "cluster-replica-validity-factor": "0",
                 **_QUICK_REPLICATION,
             }
-            nodes.append(running.enter_context(server(directory / f"node{n}", options, binary=binary)))
+            made = _known_to_others(directory / f"node{n}", "cluster-announce", options, files, binary=binary)
+            nodes.append(running.enter_context(made))
             nodes[n].bus_port = int(options["cluster-port"])  # type: ignore[attr-defined]
         heads, followers = nodes[:masters], nodes[masters:]
         for n, node in enumerate(heads):
             node.ask("CLUSTER", "ADDSLOTSRANGE", SLOTS * n // masters, SLOTS * (n + 1) // masters - 1)
         for n, node in enumerate(nodes):
             node.ask("CLUSTER", "SET-CONFIG-EPOCH", n + 1)
-            node.ask("CLUSTER", "MEET", HOST, nodes[0].port, nodes[0].bus_port)  # type: ignore[attr-defined]
+            node.ask("CLUSTER", "MEET", HOST, nodes[0].announced, nodes[0].bus_port)  # type: ignore[attr-defined]
         for node in nodes:
             wait_until(lambda node=node: _known_nodes(node) == len(nodes), "the nodes know one another")  # type: ignore[misc]
         for n, node in enumerate(followers):
             node.ask("CLUSTER", "REPLICATE", _text(heads[n % masters].ask("CLUSTER", "MYID")))
         for node in nodes:
             wait_until(lambda node=node: _is_ready(node, len(followers)), "the cluster is ready")  # type: ignore[misc]
-        hosts = ",".join(node.address for node in heads)
-        yield Running(f"redis+cluster://{hosts}", heads, followers)
+        yield Running(_url("cluster", heads, "", files), heads, followers)
 
 
 def _text(answer: object) -> str:
@@ -279,7 +206,9 @@ TOPOLOGIES = {
     "single": single,
     "tls": tls_with_users,
     "sentinel": sentinel,
+    "sentinel-tls": partial(sentinel, tls=True),
     "cluster": cluster,
+    "cluster-tls": partial(cluster, tls=True),
     "redis62": redis_62,
 }
 """What QUANTMESH_TEST_TOPOLOGY may name: the whole suite then runs on it."""

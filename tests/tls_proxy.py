@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+import socket
 import ssl
 import subprocess
 import threading
-from collections.abc import Iterator
+from collections.abc import Coroutine, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 HOST = "127.0.0.1"
 
@@ -23,6 +25,11 @@ class Certificates:
     server_key: Path
     client: Path
     client_key: Path
+
+    @property
+    def parameters(self) -> str:
+        """What a Redis URL says of them."""
+        return f"ssl_ca_certs={self.ca}&ssl_certfile={self.client}&ssl_keyfile={self.client_key}"
 
 
 def certificates(directory: Path) -> Certificates:
@@ -56,10 +63,11 @@ def _signed(directory: Path, name: str, extension: str, issuer: tuple[Path, Path
 
 
 @contextmanager
-def tls_proxy(target_port: int, files: Certificates) -> Iterator[int]:
+def tls_proxy(target_port: int, files: Certificates, port: int = 0, clear_from: str | None = None) -> Iterator[int]:
     """Listen by TLS, demand a client's certificate, and pass on what it says; yields the port.
 
-    In a thread of its own: it lives longer than the event loop of one test.
+    Servers that know one another by the address at which clients find them come there too, in the clear: from
+    `clear_from`, an address that no client has. In a thread of its own: it outlives the event loop of one test.
     """
     context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH, cafile=str(files.ca))
     context.load_cert_chain(files.server, files.server_key)
@@ -67,35 +75,50 @@ def tls_proxy(target_port: int, files: Certificates) -> Iterator[int]:
     loop = asyncio.new_event_loop()
     thread = threading.Thread(target=loop.run_forever, name="tls-proxy", daemon=True)
     thread.start()
-    connections: set[asyncio.Task[None]] = set()
+    tasks: set[asyncio.Task[None]] = set()
 
-    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        task = asyncio.current_task()
-        assert task is not None
-        connections.add(task)
-        task.add_done_callback(connections.discard)
-        with suppress(OSError):
-            upstream_reader, upstream_writer = await asyncio.open_connection(HOST, target_port)
+    def begin(work: Coroutine[Any, Any, None]) -> None:
+        task = loop.create_task(work)
+        tasks.add(task)
+        task.add_done_callback(tasks.discard)
+
+    async def take(connection: socket.socket, source: str) -> None:
+        reader = asyncio.StreamReader()
+        protocol = asyncio.StreamReaderProtocol(reader)
+        with suppress(OSError):  # who does not come by TLS as it should is let go
+            transport, _ = await loop.connect_accepted_socket(
+                lambda: protocol, connection, ssl=None if source == clear_from else context
+            )
+            writer = asyncio.StreamWriter(transport, protocol, reader, loop)
             try:
-                await asyncio.gather(_pump(reader, upstream_writer), _pump(upstream_reader, writer))
+                upstream_reader, upstream_writer = await asyncio.open_connection(HOST, target_port)
+                try:
+                    await asyncio.gather(_pump(reader, upstream_writer), _pump(upstream_reader, writer))
+                finally:
+                    upstream_writer.close()
             finally:
-                upstream_writer.close()
                 writer.close()
 
-    async def stop(listener: asyncio.Server) -> None:
-        listener.close()
-        for task in connections:
-            task.cancel()
-        await asyncio.gather(*connections, return_exceptions=True)
+    async def listen(listener: socket.socket) -> None:
+        while True:
+            connection, (source, _) = await loop.sock_accept(listener)
+            begin(take(connection, source))
 
-    listening = asyncio.run_coroutine_threadsafe(asyncio.start_server(serve, HOST, 0, ssl=context), loop).result(10)
-    try:
-        yield listening.sockets[0].getsockname()[1]
-    finally:
-        asyncio.run_coroutine_threadsafe(stop(listening), loop).result(10)
-        loop.call_soon_threadsafe(loop.stop)
-        thread.join(10)
-        loop.close()
+    async def stop() -> None:
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+    with socket.create_server((HOST, port), backlog=128) as listener:
+        listener.setblocking(False)
+        loop.call_soon_threadsafe(lambda: begin(listen(listener)))
+        try:
+            yield listener.getsockname()[1]
+        finally:
+            asyncio.run_coroutine_threadsafe(stop(), loop).result(10)
+            loop.call_soon_threadsafe(loop.stop)
+            thread.join(10)
+            loop.close()
 
 
 async def _pump(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:

@@ -1,7 +1,7 @@
 """Runs many schedules at once: `python -m tests.chaos.streams.driver --help`. `make chaos` is this with 240 of them.
 
 Each schedule has a database of the server to itself, and a process that forks its workers. Exit code 1 when one is
-not sound: its seed is printed, and `--seeds N` runs it alone.
+not sound: what was wrong is printed, with the command that runs it alone.
 """
 
 from __future__ import annotations
@@ -17,19 +17,19 @@ import sys
 import tempfile
 import time
 import traceback
-from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, replace
 from pathlib import Path
+from typing import IO
 
 import structlog
 
-from tests.chaos.streams.effects import Verdict
 from tests.chaos.streams.negative import CHANGES, leave_out
+from tests.chaos.streams.report import again, report, table
 from tests.chaos.streams.runner import STALL_S, Outcome, Runner, control
 from tests.chaos.streams.schedules import Schedule, peaceful, schedule_of
-from tests.redis_servers import server
+from tests.redis_server import server
 
 
 def run_all(
@@ -39,59 +39,60 @@ def run_all(
     told: Callable[[Outcome], None],
     control_url: str | None = None,
     stall_s: float = STALL_S,
+    *,
+    keep_stderr: bool = True,
 ) -> list[Outcome]:
     """Run schedules, so many at once, each in a process and, where the server has several, in a database of its own."""
-    waiting, running, outcomes = list(schedules), dict[int, tuple[int, Schedule, int]](), list[Outcome]()
+    waiting, running, outcomes = list(schedules), dict[int, tuple[IO[bytes], Schedule, int]](), list[Outcome]()
     free = list(range(jobs))
     while waiting or running:
         while waiting and free:
             schedule, database = waiting.pop(0), free.pop()
-            reading, writing = os.pipe()
+            said = tempfile.TemporaryFile()  # noqa: SIM115
             pid = os.fork()
             if pid == 0:
-                os.close(reading)
-                _run_one(url, control_url or url, schedule, database, stall_s, writing)
-            os.close(writing)
-            running[pid] = (reading, schedule, database)
-        pid, _ = os.waitpid(-1, 0)  # what it has to say fits into the pipe
-        reading, schedule, database = running.pop(pid)
-        with os.fdopen(reading, "rb") as pipe:
-            said = pipe.read()
-        outcome = pickle.loads(said) if said else Outcome(schedule.seed, fault="the runner died")
+                _run_one(url, control_url or url, schedule, database, stall_s, said, keep_stderr)
+            running[pid] = (said, schedule, database)
+        pid, status = os.waitpid(-1, 0)
+        said, schedule, database = running.pop(pid)
+        with said:
+            said.seek(0)
+            pickled = said.read()
+        died = f"the runner ended with code {os.waitstatus_to_exitcode(status)}, and said nothing"
+        outcome = pickle.loads(pickled) if pickled else Outcome(schedule.seed, fault=died)
         free.append(database)
         outcomes.append(outcome)
         told(outcome)
     return outcomes
 
 
-def _run_one(url: str, control_url: str, schedule: Schedule, database: int, stall_s: float, pipe: int) -> None:
+def _run_one(
+    url: str,
+    control_url: str,
+    schedule: Schedule,
+    database: int,
+    stall_s: float,
+    said: IO[bytes],
+    keep_stderr: bool,
+) -> None:
     """The child: never returns."""
+    code = 1
     try:
         ctypes.CDLL(None).prctl(1, signal.SIGKILL)
         if not url.startswith("redis+"):
             url, control_url = (each.rsplit("/", 1)[0] + f"/{database}" for each in (url, control_url))
-        redis = control(control_url)
-        redis.flushdb()
-        redis.close()
         try:
-            outcome = Runner(url, schedule, control_url, stall_s).run()
+            redis = control(control_url)
+            redis.flushdb()
+            redis.close()
+            outcome = Runner(url, schedule, control_url, stall_s, keep_stderr=keep_stderr).run()
         except Exception:
             outcome = Outcome(schedule.seed, fault=traceback.format_exc())
-        os.write(pipe, pickle.dumps(outcome))
+        pickle.dump(outcome, said)
+        said.flush()
+        code = 0
     finally:
-        os._exit(0)
-
-
-def table(outcomes: Sequence[Outcome], seconds: float) -> str:
-    """What happened, for a person."""
-    total = sum((outcome.verdict for outcome in outcomes), Verdict())
-    kills = sum((outcome.kills for outcome in outcomes), Counter[str]())
-    lines = [f"{'schedules':<28}{len(outcomes):>9}", f"{'troubles':<28}{sum(kills.values()):>9}"]
-    lines += [f"  {name:<26}{count:>9}" for name, count in sorted(kills.items())]
-    for name in ("records", "lost", "duplicated", "reordered", "miscounted"):
-        lines.append(f"{'effects expected' if name == 'records' else name:<28}{getattr(total, name):>9}")
-    lines.append(f"{'seconds':<28}{seconds:>9.1f}")
-    return "\n".join(lines)
+        os._exit(code)
 
 
 def seeds_of(text: str) -> list[int]:
@@ -129,9 +130,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--durability", default="memory", help="of the source, as in streams.yaml")
     parser.add_argument("--stall-s", type=float, default=STALL_S, help="after how long without progress all is lost")
     parser.add_argument("--json", action="store_true", help="print one line for programs, and no table")
-    parser.add_argument("--logs", action="store_true", help="let the workers log")
-    options = parser.parse_args(arguments)
-    level = logging.INFO if options.logs else logging.CRITICAL
+    parser.add_argument("--logs", action="store_true", help="let the workers log to this stderr, as they go")
+    options, usual = parser.parse_args(arguments), parser.parse_args([])
+    # Without --logs they are kept for the report of a fault.
+    level = logging.INFO if options.logs else logging.WARNING
     plain = structlog.dev.ConsoleRenderer(exception_formatter=structlog.dev.plain_traceback)
     structlog.configure(
         processors=[structlog.processors.TimeStamper(fmt="iso"), plain],
@@ -152,18 +154,20 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
     def told(outcome: Outcome) -> None:
         if not outcome.sound and not options.json:
-            print(f"seed {outcome.seed} is not sound: {outcome.verdict} {outcome.fault}", flush=True)
+            print(report(outcome, again(options, usual, outcome.seed)), flush=True)
 
     began = time.monotonic()
     with _server_at(options.url) as url:
-        outcomes = run_all(url, schedules, options.jobs, told, options.control_url, options.stall_s)
+        outcomes = run_all(
+            url, schedules, options.jobs, told, options.control_url, options.stall_s, keep_stderr=not options.logs
+        )
     if options.json:
         print(json.dumps([{**vars(outcome), "verdict": asdict(outcome.verdict)} for outcome in outcomes]))
         return int(not all(outcome.sound for outcome in outcomes))
     print(table(outcomes, time.monotonic() - began))
-    failed = sorted(outcome.seed for outcome in outcomes if not outcome.sound)
-    if failed:
-        print(f"not sound: {failed}; run one alone: make chaos ARGS='--seeds {failed[0]}'")
+    failed = sorted((outcome for outcome in outcomes if not outcome.sound), key=lambda outcome: outcome.seed)
+    for outcome in failed:  # once more, where they are not to be missed
+        print(report(outcome, again(options, usual, outcome.seed)))
     return 1 if failed else 0
 
 

@@ -1,41 +1,46 @@
-"""Runs one schedule: forks the workers, deals out their fates, waits until all is done, and judges the effects.
+"""Runs one schedule: begins the workers' lives, deals out their fates, waits until all is done, and judges the effects.
 
-Workers are forked from a process without threads and event loop, so a life costs milliseconds. SIGKILL at a point is
-`streams.failpoints` itself, armed by QUANTMESH_FAIL_POINTS; a zombie stops itself (SIGSTOP) at the point, and goes on
-when its lease is long over and others have its partitions.
+A zombie is woken when its lease is long over and others have its partitions.
 """
 
 from __future__ import annotations
 
-import ctypes
-import importlib
 import os
-import random
 import signal
-import struct
-import sys
 import time
-import traceback
 from collections import Counter
-from collections.abc import Coroutine, Iterator
+from collections.abc import Callable, Coroutine, Iterator
 from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
 
-import uvloop
 from redis import Redis, RedisCluster
 from redis.exceptions import RedisError, ResponseError
 
 from quantmesh.streams.v1 import dead_letter_pb2
-from streams import failpoints, keys
+from streams import keys
+from tests.chaos.streams import stacks
 from tests.chaos.streams.effects import Effect, Verdict, judge
-from tests.chaos.streams.schedules import LIVE, ORDER_EVERY, ORDERS, PARTITIONS, RAW, SIGNALS, VECTORS, Fate, Schedule
+from tests.chaos.streams.lives import Acknowledge, Life, Role, begin
+from tests.chaos.streams.schedules import (
+    LIVE,
+    ORDER_EVERY,
+    ORDERS,
+    PARTITIONS,
+    RAW,
+    SIGNALS,
+    VECTORS,
+    Schedule,
+    WorkerPlan,
+)
+from tests.chaos.streams.stall import Stall
 from tests.chaos.streams.workers import FENCED_EXIT, process, produce
 
 STALL_S = 25.0
 _TICK_S = 0.003
 _LOOK_S = 0.03
-_PR_SET_PDEATHSIG = 1
+_ANSWER_S = 3.0
+"""For how long a fault waits for the stacks of the workers that live."""
 
 
 @dataclass
@@ -48,29 +53,11 @@ class Outcome:
     """Name of the trouble → how often it happened."""
     seconds: float = 0.0
     fault: str = ""
-    """Why it did not come to its end, or who ended as nobody should."""
+    """Why it did not come to its end, or who ended as nobody should: one line, and then what those concerned said."""
 
     @property
     def sound(self) -> bool:
         return self.verdict.sound and not self.fault
-
-
-@dataclass
-class _Life:
-    """One process."""
-
-    role: str
-    number: int
-    life: int
-    fate: Fate
-    pid: int
-    acknowledged: int
-    """Read end of its pipe; -1 for a member."""
-    due: float
-    """When the parent does what the fate says."""
-    resumes: float = 0.0
-    """When a zombie is woken; it has its heir by then."""
-    superseded: bool = False
 
 
 def control(url: str) -> Redis | RedisCluster:
@@ -84,15 +71,27 @@ def control(url: str) -> Redis | RedisCluster:
 class Runner:
     """One schedule on one database that is empty."""
 
-    def __init__(self, url: str, schedule: Schedule, control_url: str | None = None, stall_s: float = STALL_S) -> None:
+    def __init__(
+        self,
+        url: str,
+        schedule: Schedule,
+        control_url: str | None = None,
+        stall_s: float = STALL_S,
+        *,
+        keep_stderr: bool = True,
+    ) -> None:
+        """`keep_stderr` keeps what the workers write there for the report of a fault; else it goes where ours goes."""
         self._url = url
         self._schedule = schedule
         self._redis = control(control_url or url)
-        self._lives: dict[int, _Life] = {}
+        self._lives: dict[int, Life] = {}
         self._acknowledged = dict.fromkeys(range(len(schedule.producers)), 0)
+        self._heard = 0
+        """How often producers have acknowledged something; zombies that send again do, too."""
         self._sent: set[int] = set()
         self._ending = False
         self._stall_s = stall_s
+        self._keep_stderr = keep_stderr
         self.outcome = Outcome(schedule.seed)
 
     def run(self) -> Outcome:
@@ -103,43 +102,41 @@ class Runner:
                 self._begin("producer", number, 0)
             for number in range(len(self._schedule.members)):
                 self._begin("member", number, 0)
-            self._until_drained()
-            self._end_members()
+            if self._until("all is processed", self._drained):
+                self._tell_members_to_end()
+                self._until("the members have ended", lambda _behind: not self._lives)
         finally:
             for pid in list(self._lives):
                 with suppress(ProcessLookupError):
                     os.kill(pid, signal.SIGKILL)
                 with suppress(ChildProcessError):
                     os.waitpid(pid, 0)
-        self.outcome.verdict = self.judge()
+        try:
+            self.outcome.verdict = self.judge()
+        except (RedisError, OSError) as error:
+            self._blame(f"the effects cannot be read: {error!r}")
         self.outcome.seconds = time.monotonic() - began
         self._redis.close()
         return self.outcome
 
     # The workers' lives
 
-    def _begin(self, role: str, number: int, life: int) -> None:
-        plan = (self._schedule.producers if role == "producer" else self._schedule.members)[number]
-        fate = plan.fates[life] if life < len(plan.fates) and not self._ending else LIVE
-        name = plan.name(role, self._schedule.seed, number, life)
-        skew_s = plan.skews_s[life] if life < len(plan.skews_s) else 0.0
-        reading, writing = os.pipe() if role == "producer" else (-1, -1)
-        start = self._acknowledged.get(number, 0)
-        pid = os.fork()
-        if pid == 0:
-            if role == "producer":
-                os.close(reading)
-                work: Coroutine[Any, Any, int] = produce(
-                    self._url, self._schedule, number, name, start, lambda at: _tell(writing, at)
-                )
-            else:
-                work = process(self._url, self._schedule, name)
-            _live(fate, skew_s, work)
-        if role == "producer":
-            os.close(writing)
-            os.set_blocking(reading, False)
-        due = time.monotonic() + fate.after_s if fate.after_s else 0.0
-        self._lives[pid] = _Life(role, number, life, fate, pid, reading, due)
+    def _plan(self, role: Role, number: int) -> WorkerPlan:
+        return (self._schedule.producers if role == "producer" else self._schedule.members)[number]
+
+    def _begin(self, role: Role, number: int, turn: int) -> None:
+        plan = self._plan(role, number)
+        fate = plan.fates[turn] if turn < len(plan.fates) and not self._ending else LIVE
+        name = plan.name(role, self._schedule.seed, number, turn)
+        skew_s = plan.skews_s[turn] if turn < len(plan.skews_s) else 0.0
+
+        def work(acknowledge: Acknowledge) -> Coroutine[Any, Any, int]:
+            if role == "member":
+                return process(self._url, self._schedule, name)
+            return produce(self._url, self._schedule, number, name, self._acknowledged[number], acknowledge)
+
+        life = begin(role, number, turn, fate, skew_s, work, keep_stderr=self._keep_stderr)
+        self._lives[life.pid] = life
 
     def _tick(self) -> None:
         now = time.monotonic()
@@ -149,7 +146,7 @@ class Runner:
                 life.resumes = 0.0
                 os.kill(life.pid, signal.SIGCONT)
             elif life.due and now >= life.due:
-                life.due = 0.0
+                life.due, life.told = 0.0, True
                 os.kill(life.pid, signal.SIGKILL if life.fate.kind == "kill" else signal.SIGTERM)
         while self._lives:
             pid, status = os.waitpid(-1, os.WNOHANG | os.WUNTRACED)
@@ -161,42 +158,59 @@ class Runner:
                 self._ended(self._lives.pop(pid), status)
         time.sleep(_TICK_S)
 
-    def _stopped(self, life: _Life) -> None:
+    def _stopped(self, life: Life) -> None:
         """A zombie: its heir begins at once, and it wakes when the lease is long over."""
         life.resumes = time.monotonic() + 2.5 * self._schedule.lease_ms / 1000
         life.superseded = True
         self.outcome.kills[str(life.fate)] += 1
         if not self._ending:
-            self._begin(life.role, life.number, life.life + 1)
+            self._begin(life.role, life.number, life.turn + 1)
 
-    def _ended(self, life: _Life, status: int) -> None:
+    def _ended(self, life: Life, status: int) -> None:
         self._read(life)
-        if life.acknowledged >= 0:
-            os.close(life.acknowledged)
         code = os.waitstatus_to_exitcode(status)
-        killed = code == -signal.SIGKILL and life.fate.kind in ("point", "kill")
-        left = code in (0, -signal.SIGTERM) and life.fate.kind == "leave"
-        if killed or left:
+        kind, orderly = life.fate.kind, -signal.SIGTERM if life.role == "producer" else 0
+        killed = code == -signal.SIGKILL and (kind == "point" or (kind == "kill" and life.told))
+        if killed or (kind == "leave" and life.told and code == orderly):
             self.outcome.kills[str(life.fate)] += 1
-        elif code == FENCED_EXIT and life.role == "producer":
+        elif code == FENCED_EXIT and life.superseded and self._plan(life.role, life.number).same_name:
             self.outcome.kills["(fenced)"] += 1
         elif code != 0:
-            self.outcome.fault = self.outcome.fault or f"{life.role} {life.number} ended with code {code}"
+            self._blame(f"{life} ended with code {code}", life)
+        life.close()
         if life.role == "producer" and code == 0:
             self._sent.add(life.number)
         elif not life.superseded and not self._ending:
-            self._begin(life.role, life.number, life.life + 1)
+            self._begin(life.role, life.number, life.turn + 1)
 
-    def _read(self, life: _Life) -> None:
-        with suppress(BlockingIOError):
-            while life.acknowledged >= 0 and (said := os.read(life.acknowledged, 4096)):
-                last = struct.unpack("<I", said[-4:])[0]
-                self._acknowledged[life.number] = max(self._acknowledged[life.number], last)
+    def _read(self, life: Life) -> None:
+        last = life.acknowledged()
+        if last is not None:
+            self._heard += 1
+            self._acknowledged[life.number] = max(self._acknowledged[life.number], last)
+
+    def _blame(self, what: str, *lives: Life) -> None:
+        """Note a fault, with what the processes concerned said last. The first is the one that counts."""
+        if not self.outcome.fault:
+            said = "".join(f"\n  {life}{life.last_words()}" for life in lives)
+            self.outcome.fault = what + said
+
+    def _ask_where_they_are(self) -> None:
+        """Let those that live print where they stand; one that is stopped, or only begins, cannot."""
+        for life in self._lives.values():
+            if not life.resumes:
+                os.kill(life.pid, stacks.ASK)
+        deadline = time.monotonic() + _ANSWER_S
+        while time.monotonic() < deadline and not all(stacks.END in life.last_words() for life in self._lives.values()):
+            time.sleep(_LOOK_S)
 
     # The end
 
-    def _until_drained(self) -> None:
-        looked, moved, position = 0.0, time.monotonic(), None
+    def _until(self, what: str, true: Callable[[int], bool]) -> bool:
+        """Go on until it is true, which is asked with the number of partitions that are behind. False, and a fault,
+        when nothing moves any more."""
+        stall = Stall(self._stall_s)
+        looked = 0.0
         while True:
             self._tick()
             now = time.monotonic()
@@ -204,19 +218,22 @@ class Runner:
                 continue
             looked = now
             try:
-                behind, here = self._behind()
-            except (RedisError, OSError):  # it is being restarted
-                moved = now
-                continue
-            here = (here, tuple(self._acknowledged.values()), len(self._lives))
-            if here != position:
-                position, moved = here, now
-            zombies = any(life.resumes for life in self._lives.values())
-            if len(self._sent) == len(self._schedule.producers) and not behind and not zombies:
-                return
-            if now - moved > self._stall_s:
-                self.outcome.fault = self.outcome.fault or f"nothing moved for {self._stall_s:g} s"
-                return
+                behind, where = self._behind()
+                if true(behind):
+                    return True
+                at = f"{behind} partitions are behind, producers have sent {self._acknowledged}"
+            except (RedisError, OSError) as error:  # it is being restarted, or will never come back
+                where, at = "away", f"the server is away: {error!r}"
+            if stall.lasts((where, self._heard, len(self._lives)), now):
+                self._ask_where_they_are()
+                self._blame(f"nothing has moved for {self._stall_s:g} s, before {what}: {at}", *self._lives.values())
+                return False
+
+    def _drained(self, behind: int) -> bool:
+        """Whether nothing more is to come: from the producers, zombies among them, and out of the processors."""
+        done = len(self._sent) == len(self._schedule.producers)
+        alive = any(life.role == "producer" or life.resumes for life in self._lives.values())
+        return done and not alive and not behind
 
     def _behind(self) -> tuple[int, object]:
         """How many partitions the groups have not finished, and where they are."""
@@ -232,17 +249,12 @@ class Runner:
                 positions.append(offset)
         return behind, tuple(positions)
 
-    def _end_members(self) -> None:
+    def _tell_members_to_end(self) -> None:
         self._ending = True
         for life in self._lives.values():
-            if life.role == "member":
-                life.due = 0.0
+            life.due = 0.0
+            if not life.told:  # a second signal may find one that ends without its handler, and kill it
                 os.kill(life.pid, signal.SIGTERM)
-        deadline = time.monotonic() + 5
-        while self._lives and time.monotonic() < deadline:
-            self._tick()
-        if self._lives:
-            self.outcome.fault = self.outcome.fault or "a member did not end within 5 s of SIGTERM"
 
     def judge(self) -> Verdict:
         """Judge the effects in every output, and the dead letters."""
@@ -263,47 +275,3 @@ class Runner:
         for partition in range(PARTITIONS):
             for _, fields in self._redis.xrange(keys.entries(stream, partition)):
                 yield fields[keys.PAYLOAD]
-
-
-def _tell(pipe: int, at: int) -> None:
-    os.write(pipe, struct.pack("<I", at))
-
-
-def _live(fate: Fate, skew_s: float, work: Coroutine[Any, Any, int]) -> None:
-    """The child: never returns."""
-    code = 1
-    try:
-        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
-        random.seed()
-        skew(skew_s)
-        if fate.kind == "point":
-            os.environ["QUANTMESH_FAIL_POINTS"] = f"{fate.point}={fate.count}"
-            importlib.reload(failpoints)
-        elif fate.kind == "zombie":
-            failpoints.hit = _stopping(fate)
-        code = uvloop.run(work)
-    except BaseException:
-        traceback.print_exc()
-        sys.stderr.flush()
-    finally:
-        os._exit(code)
-
-
-def skew(seconds: float) -> None:
-    """Make the clock of this process be off by so much."""
-    now, now_ns = time.time, time.time_ns
-    time.time = lambda: now() + seconds
-    time.time_ns = lambda: now_ns() + int(seconds * 1e9)
-
-
-def _stopping(fate: Fate) -> Any:
-    left = fate.count
-
-    def hit(name: str) -> None:
-        nonlocal left
-        if name == fate.point:
-            left -= 1
-            if left == 0:
-                os.kill(os.getpid(), signal.SIGSTOP)
-
-    return hit

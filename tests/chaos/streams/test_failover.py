@@ -18,7 +18,8 @@ from streams import OutRecord, Producer, keys
 from tests.chaos.streams.drive import Driving
 from tests.chaos.streams.effects import Effect
 from tests.chaos.streams.schedules import RAW, peaceful
-from tests.redis_servers import Running, Server, cluster
+from tests.redis_server import Server
+from tests.redis_servers import Running, cluster
 from tests.waiting import until
 
 KEY = "K0"

@@ -14,7 +14,7 @@ from runtime.redis_client import connect
 from streams import OutRecord, Producer, keys, load_catalog
 from tests.chaos.streams.drive import Driving
 from tests.chaos.streams.schedules import ORDERS, PARTITIONS
-from tests.redis_servers import Server, server
+from tests.redis_server import Server, server
 from tests.waiting import until
 
 RESTARTS = 3

@@ -11,6 +11,7 @@ import random
 import signal
 import sys
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import replace
 
 import uvloop
@@ -20,6 +21,8 @@ from runtime.errors import ResourceExhaustedError, UnavailableError
 from runtime.redis_client import Client, connect
 from streams import Outputs, OutRecord, Processor, Producer, ProducerFencedError, Record, keys
 from streams.durability import NotDurableError
+from tests.chaos.streams import stacks
+from tests.chaos.streams.lives import listen
 from tests.chaos.streams.schedules import ORDER_EVERY, ORDERS, RAW, SIGNALS, STATE, VECTORS, Schedule, peaceful
 
 FENCED_EXIT = 3
@@ -35,6 +38,8 @@ async def produce(
 
     As the contract asks of an application: what was not acknowledged is sent again with the same event ids.
     """
+    stacks.answer_when_asked()
+    listen()
     source = schedule.source(producer)
     mode = schedule.producers[producer].mode
     rng = random.Random(name)
@@ -53,10 +58,12 @@ async def produce(
             at += len(batch)
             acknowledge(at)
             await asyncio.sleep(rng.uniform(0, 0.02))
+        await sender.close()
     except ProducerFencedError:
+        with suppress(ProducerFencedError, *_SEND_AGAIN):  # of what was still on its way to other partitions
+            await sender.close()
         return FENCED_EXIT
     finally:
-        await sender.close()
         await client.aclose()
     return 0
 
@@ -77,6 +84,7 @@ async def _send(sender: Producer, batch: Sequence[OutRecord], mode: str) -> None
 
 async def process(url: str, schedule: Schedule, name: str) -> int:
     """Be a member of both groups until SIGTERM; returns the exit code."""
+    stacks.answer_when_asked()
     client = connect(url, socket_timeout_s=1.0)
     counting = Counting(client, schedule)
     options = {"member": name, "batch_size": 12, "lease_ms": schedule.lease_ms}
@@ -86,6 +94,7 @@ async def process(url: str, schedule: Schedule, name: str) -> int:
     ]
     loop = asyncio.get_running_loop()
     loop.add_signal_handler(signal.SIGTERM, lambda: [processor.stop() for processor in processors])
+    listen()
     await asyncio.gather(*(processor.run() for processor in processors))
     await client.aclose()
     return 0

@@ -20,7 +20,7 @@ from runtime.errors import ConfigurationError, PortInUseError, UnavailableError
 from runtime.ports import free_port
 from runtime.settings import MeshSettings
 from runtime.supervisor import Addresses, ChildSpec, Mesh, MeshFailedError, MeshRunningError, read_record
-from tests.redis_servers import server
+from tests.redis_server import server
 from tests.waiting import until
 
 STEADY = """

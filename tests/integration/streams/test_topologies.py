@@ -30,7 +30,7 @@ from streams import (
     keys,
     load_catalog,
 )
-from tests import redis_servers
+from tests import redis_server, redis_servers
 from tests.redis_servers import TOPOLOGIES, Running
 from tests.waiting import until
 
@@ -168,7 +168,7 @@ async def test_a_producer_waits_while_the_slot_of_its_partition_is_moved_key_by_
             assert not sending.done()
             with source.client() as direct:
                 for key in direct.cluster("GETKEYSINSLOT", slot, 100):  # type: ignore[union-attr]
-                    source.ask("MIGRATE", redis_servers.HOST, target.port, key, 0, 5000)
+                    source.ask("MIGRATE", redis_server.HOST, target.port, key, 0, 5000)
             for node in (target, source, *running.masters):
                 node.ask("CLUSTER", "SETSLOT", slot, "NODE", target_id)
             assert await sending == SendResult(accepted=3, duplicates=2)
@@ -190,8 +190,9 @@ async def test_a_cluster_failover_that_is_asked_for_loses_and_repeats_nothing(tm
             assert_once_in_order(await outputs(client))
 
 
-async def test_a_cluster_goes_on_when_a_master_dies(tmp_path: Path) -> None:
-    with redis_servers.cluster(tmp_path / "made", replicas=1) as running:
+@pytest.mark.parametrize("tls", [False, True])
+async def test_a_cluster_goes_on_when_a_master_dies(tmp_path: Path, tls: bool) -> None:
+    with redis_servers.cluster(tmp_path / "made", replicas=1, tls=tls) as running:
         async with client_of(running) as client, processing(client):
             producer = Producer(client, CATALOG)
             await publish(producer, 0, 200)
@@ -206,9 +207,9 @@ async def test_a_cluster_goes_on_when_a_master_dies(tmp_path: Path) -> None:
 
 # A paused master that comes back resets connections that redis-py has given up on without closing them.
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
-@pytest.mark.parametrize("how", ["killed", "paused"])
-async def test_sentinels_name_a_new_master_and_work_goes_on_there(tmp_path: Path, how: str) -> None:
-    with redis_servers.sentinel(tmp_path / "made") as running:
+@pytest.mark.parametrize(("how", "tls"), [("killed", False), ("paused", False), ("killed", True)])
+async def test_sentinels_name_a_new_master_and_work_goes_on_there(tmp_path: Path, how: str, tls: bool) -> None:
+    with redis_servers.sentinel(tmp_path / "made", tls=tls) as running:
         (master,), (replica,) = running.masters, running.replicas
         async with client_of(running) as client, processing(client):
             producer = Producer(client, CATALOG)
