@@ -27,6 +27,8 @@ from inference_svc.registry import Registry
 from inference_svc.scorer import STREAM, Scorer
 from inference_svc.service import SERVICE_NAME, InferenceServicer
 from inference_svc.settings import InferenceSettings
+from inference_svc.shadow.replica import Shadow
+from inference_svc.taps import Taps
 from modelstore.artifacts import ArtifactStore
 from modelstore.deployments import DeploymentStore
 from modelstore.replicas import ReplicaBoard
@@ -52,6 +54,7 @@ class Inference:
         follower: Follower,
         scorer: Scorer,
         lag: LagMonitor,
+        shadow: Shadow,
         batcher: Batcher,
         redis: Client,
         max_message_bytes: int,
@@ -62,6 +65,7 @@ class Inference:
         self._follower = follower
         self._scorer = scorer
         self._lag = lag
+        self._shadow = shadow
         self._batcher = batcher
         self._redis = redis
         self._max_message_bytes = max_message_bytes
@@ -70,6 +74,7 @@ class Inference:
             vital("scorer", scorer.run()),
             vital("lag monitor", lag.run()),
         ]
+        self._shadowing = vital("keeper of the shadow process", shadow.run())
 
     @property
     def port(self) -> int:
@@ -91,13 +96,15 @@ class Inference:
         await self._server.not_serving()
 
     async def stop(self) -> None:
-        """NOT_SERVING, stop reading, drain, close Redis."""
+        """NOT_SERVING, stop reading, drain, end the shadow process, close Redis."""
         await self._server.not_serving()
         self._scorer.stop()
         self._lag.stop()
         self._follower.stop()
         await asyncio.gather(*self._tasks)
         await self._server.drain()
+        self._shadow.stop()
+        await self._shadowing
         self._batcher.close()
         await self._redis.aclose()
 
@@ -115,12 +122,15 @@ async def build(settings: InferenceSettings, behind: Path | None = None) -> Infe
     try:
         await wait_for_redis(redis, redis_url, settings.redis_wait_s)
         registry = Registry(settings.default_strategy)
+        taps = Taps()
+        shadow = Shadow(settings, registry, taps)
         follower = Follower(
             DeploymentStore(redis),
             ReplicaBoard(redis),
             Loader(ArtifactStore(settings.home / "models"), settings),
             registry,
             replica_id(settings.inference_port),
+            shadow,
         )
         await follower.start()
         admission = Admission(settings.p99_ms_target / 1000, settings.queue_rows)
@@ -129,14 +139,15 @@ async def build(settings: InferenceSettings, behind: Path | None = None) -> Infe
             most_rows=settings.batch_size,
             threads=settings.threads,
             deterministic=settings.deterministic_rpc,
+            taps=taps,
         )
         server = MeshServer(ServerConfig.of(settings, settings.inference_port, PORT, behind))
-        predictor = Predictor(registry, batcher, settings.max_batch_rows)
+        predictor = Predictor(registry, batcher, settings.max_batch_rows, shadow.asks)
         servicer = InferenceServicer(predictor, registry, settings.p99_ms_target)
         inference_service_pb2_grpc.add_InferenceServiceServicer_to_server(servicer, server.server)
         runs = GraphRuns(admission, threads=settings.threads, deterministic=settings.deterministic_rpc)
         open_servicer = open_inference.OpenInferenceServicer(
-            Calls(predictor, Plans(registry), runs), registry, settings, lambda: server.serving
+            Calls(predictor, Plans(registry), runs, taps), registry, settings, lambda: server.serving
         )
         grpc_service_pb2_grpc.add_GRPCInferenceServiceServicer_to_server(open_servicer, server.server)
         await server.start([SERVICE_NAME, open_inference.SERVICE_NAME])
@@ -145,9 +156,13 @@ async def build(settings: InferenceSettings, behind: Path | None = None) -> Infe
         await redis.aclose()
         raise
     catalog = load_catalog(settings.partitions)
-    scorer = Scorer(redis, catalog, registry, follower, settings.batch_size, deterministic=settings.deterministic)
+    scorer = Scorer(
+        redis, catalog, registry, follower, settings.batch_size, deterministic=settings.deterministic, taps=taps
+    )
     lag = LagMonitor(redis, catalog, [(STREAM, catalog.stream(STREAM).group)])
-    return Inference(server, servicer, open_servicer, follower, scorer, lag, batcher, redis, settings.max_message_bytes)
+    return Inference(
+        server, servicer, open_servicer, follower, scorer, lag, shadow, batcher, redis, settings.max_message_bytes
+    )
 
 
 def replica_id(port: int) -> str:

@@ -20,6 +20,7 @@ from inference_svc.admission import Admission, Terms
 from inference_svc.engine import Faults, Matrix, run
 from inference_svc.lane import Piece, Work
 from inference_svc.registry import LoadedModel
+from inference_svc.taps import Taps
 from runtime.errors import DeadlineExceededError
 
 INLINE_S = 0.002
@@ -29,9 +30,18 @@ INLINE_S = 0.002
 class Batcher:
     """Scores works in calls of at most `most_rows` rows. All but the long calls of models happens on the event loop."""
 
-    def __init__(self, admission: Admission, *, most_rows: int, threads: int = 1, deterministic: bool = False) -> None:
+    def __init__(
+        self,
+        admission: Admission,
+        *,
+        most_rows: int,
+        threads: int = 1,
+        deterministic: bool = False,
+        taps: Taps | None = None,
+    ) -> None:
         """`threads` is how many long calls run at once, of different models."""
         self._admission = admission
+        self._taps = taps or Taps()
         self._most_rows = most_rows
         self._deterministic = deterministic
         self._threads = ThreadPoolExecutor(threads, thread_name_prefix="model")
@@ -56,7 +66,9 @@ class Batcher:
             rows += each.lane.rows
         return rows
 
-    def submit(self, loaded: LoadedModel, rows: Matrix, terms: Terms, finished: Callable[[Work], None]) -> Work:
+    def submit(
+        self, loaded: LoadedModel, rows: Matrix, terms: Terms, finished: Callable[[Work], None], request_id: str = ""
+    ) -> Work:
         """Let rows [n, columns], n >= 1, that the model can take wait; `finished` is called with the work, later.
 
         Raises what `Admission.check` raises.
@@ -73,7 +85,7 @@ class Batcher:
             waiting_rows=self.waiting_rows if busy else 0,
             rows=len(rows),
         )
-        work = Work(rows, terms, finished)
+        work = Work(rows, terms, finished, request_id)
         if id(loaded) not in self._placed:
             self._placed.add(id(loaded))
             self._turns.append(loaded)
@@ -130,8 +142,11 @@ class Batcher:
         if pieces:
             started = time.perf_counter()
             values, faults = run(loaded, rows, deterministic=self._deterministic)
-            loaded.lane.seen(len(rows), time.perf_counter() - started)
+            took_s = time.perf_counter() - started
+            loaded.lane.seen(len(rows), took_s)
             self._hand_out(loaded, pieces, values, faults)
+            if self._taps.batch is not None:
+                self._taps.batch(loaded, pieces, rows, values, faults.keys(), took_s)
         self._place(loaded)
 
     def _place(self, loaded: LoadedModel) -> None:
@@ -163,6 +178,8 @@ class Batcher:
             self._turns.extend(self._parked)
             self._parked.clear()
             self._hand_out(loaded, pieces, values, faults)
+            if self._taps.batch is not None:
+                self._taps.batch(loaded, pieces, rows, values, faults.keys(), took_s)
             if self._turns and self._scheduled_at is None:
                 self._schedule(time.perf_counter())
 

@@ -8,9 +8,9 @@ changes here: what is served is served.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import aclosing
-from typing import Any
+from typing import Any, Protocol
 
 import structlog
 from redis.exceptions import RedisError
@@ -19,7 +19,7 @@ from inference_svc import metrics
 from inference_svc.loader import Loader
 from inference_svc.registry import LoadedModel, Registry, Serving
 from modelstore.deployments import Deployment, DeploymentStore
-from modelstore.replicas import ReplicaBoard, Served
+from modelstore.replicas import ReplicaBoard, Served, Shadow
 from runtime.errors import QuantmeshError, UnavailableError
 from runtime.process import ended
 
@@ -33,6 +33,19 @@ _FIRST_RETRY_S = 0.25
 _LAST_RETRY_S = 10.0
 
 
+class Challengers(Protocol):
+    """Who scores with challengers: what `inference_svc.shadow.replica.Shadow` does."""
+
+    on_change: Callable[[], None]
+    """Called when there is news of a challenger."""
+
+    def deployed(self, serving: Serving) -> None:
+        """Go over to a deployment that the replica serves now."""
+
+    def standing(self) -> Mapping[str, Shadow]:
+        """How each strategy with a challenger stands."""
+
+
 class Follower:
     """Follows the deployments: `start`, then `listening`, then `run`."""
 
@@ -43,12 +56,14 @@ class Follower:
         loader: Loader,
         registry: Registry,
         replica_id: str,
+        challengers: Challengers | None = None,
     ) -> None:
         self._deployments = deployments
         self._board = board
         self._loader = loader
         self._registry = registry
         self._replica_id = replica_id
+        self._challengers = challengers
         self._address = ""
         self._reported = True
         self._wanted: dict[str, Deployment] = {}
@@ -59,6 +74,8 @@ class Follower:
         self._news = asyncio.Event()
         self._next_swap = asyncio.Event()
         self._ended = asyncio.Event()
+        if challengers is not None:
+            challengers.on_change = self._news.set
 
     async def start(self) -> None:
         """Enter the board, then try once to load what is deployed, until that is what was read last; `run` goes on
@@ -199,7 +216,8 @@ class Follower:
                 previous = await asyncio.shield(previous_load)
             except Exception as error:  # the champion serves without it
                 self._told(strategy, deployment.previous_version, error)
-        self._swap(Serving(strategy, deployment.generation, champion, previous))
+        challenger = deployment.challenger_version
+        self._swap(Serving(strategy, deployment.generation, champion, previous, challenger))
         return True
 
     def _load(self, version: str) -> asyncio.Task[LoadedModel]:
@@ -221,6 +239,8 @@ class Follower:
 
     def _swap(self, serving: Serving) -> None:
         self._registry.swap(serving)
+        if self._challengers is not None:
+            self._challengers.deployed(serving)
         self._errors.pop(serving.strategy, None)
         metrics.SWAPS.labels(serving.strategy).inc()
         self._unload()
@@ -238,7 +258,8 @@ class Follower:
             needed |= {wanted.champion_version, wanted.previous_version}
         for version in self._versions.keys() - needed:
             del self._versions[version]
-        metrics.LOADED_MODELS.set(len({t.loaded.version for t in self._registry.current.targets()}))
+        served = {target.loaded.version for target in self._registry.current.targets() if target.role != "challenger"}
+        metrics.LOADED_MODELS.set(len(served))
 
     async def _keep_reporting(self) -> None:
         while True:
@@ -252,8 +273,9 @@ class Follower:
     async def _report(self) -> None:
         self._news.clear()
         serving = {name: _served(serving) for name, serving in self._registry.current.servings.items()}
+        shadows = self._challengers.standing() if self._challengers is not None else {}
         try:
-            await self._board.report(self._replica_id, self._address, serving, dict(self._errors), TTL_MS)
+            await self._board.report(self._replica_id, self._address, serving, dict(self._errors), TTL_MS, shadows)
             self._reported = True
         except (RedisError, OSError) as error:
             if self._reported:

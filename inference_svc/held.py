@@ -25,6 +25,7 @@ from inference_svc import metrics
 from inference_svc.follower import Follower
 from inference_svc.registry import Registry, Serving
 from inference_svc.steps import StepScorer, faults_of, read_records, signals_of
+from inference_svc.taps import Taps
 from runtime.errors import UnavailableError
 from runtime.process import ended
 from runtime.redis_client import AWAY, Client
@@ -149,6 +150,7 @@ class Releasing:
         batch_size: int,
         *,
         deterministic: bool,
+        taps: Taps | None = None,
     ) -> None:
         self._redis = redis
         self._catalog = catalog
@@ -156,7 +158,7 @@ class Releasing:
         self._follower = follower
         self._holding = holding
         self._batch_size = batch_size
-        self._scorer = StepScorer(deterministic=deterministic)
+        self._scorer = StepScorer(deterministic=deterministic, taps=taps)
         self._at_work: dict[str, tuple[Processor, asyncio.Task[None]]] = {}
         self._ended = asyncio.Event()
 

@@ -28,15 +28,28 @@ class Work:
 
     `rows` is [n, columns], `values` [n] once all are known; `shapes` is the receipt: (rows, rows of the call).
     `began` is when its first row went into a call, in seconds of `time.perf_counter()`.
-    `finished` is called once, when all rows are scored or the work has failed (`error`).
+    `finished` is called once, when all rows are scored or the work has failed (`error`). `request_id` is the request's.
     """
 
-    __slots__ = ("began", "cancelled", "error", "finished", "left", "rows", "shapes", "taken", "terms", "values")
+    __slots__ = (
+        "began",
+        "cancelled",
+        "error",
+        "finished",
+        "left",
+        "request_id",
+        "rows",
+        "shapes",
+        "taken",
+        "terms",
+        "values",
+    )
 
-    def __init__(self, rows: Matrix, terms: Terms, finished: Callable[[Work], None]) -> None:
+    def __init__(self, rows: Matrix, terms: Terms, finished: Callable[[Work], None], request_id: str = "") -> None:
         self.rows = rows
         self.terms = terms
         self.finished = finished
+        self.request_id = request_id
         self.values = _NO_VALUES
         self.shapes: list[tuple[int, int]] = []
         self.began = 0.0
@@ -78,6 +91,11 @@ class Piece:
     work: Work
     first: int
     count: int
+
+    @property
+    def request_id(self) -> str:
+        """Identity of the request."""
+        return self.work.request_id
 
     @property
     def rows(self) -> Matrix:

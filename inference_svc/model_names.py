@@ -39,8 +39,7 @@ def parse(name: str) -> ModelName:
     """Read a model name.
 
     `champion` and `challenger` alone are roles, even if a strategy should have that name: `champion@champion` reaches
-    it. There is no challenger yet; its names are kept for it. 64 hexadecimal characters alone are a digest. Raises
-    InvalidInputError (INVALID_MODEL_NAME).
+    it. 64 hexadecimal characters alone are a digest. Raises InvalidInputError (INVALID_MODEL_NAME).
     """
     name = name or DEFAULT
     if name in _ALIASES:

@@ -6,12 +6,13 @@ Knows neither protobuf nor a transport.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from typing import Protocol
 
 from inference_svc.admission import USUAL, Terms
 from inference_svc.batcher import Batcher
 from inference_svc.lane import Work
-from inference_svc.registry import Registry, Target
+from inference_svc.registry import LoadedModel, Registry, Target
 from inference_svc.rows import Matrix, Path, check
 from runtime.errors import ResourceExhaustedError
 from runtime.validation import MAX_REQUEST_ID_CHARS, Violations
@@ -20,13 +21,23 @@ MAX_LABELS = 32
 MAX_LABEL_CHARS = 256
 
 
+class Submits(Protocol):
+    """Scores rows, as `Batcher.submit` does."""
+
+    def submit(
+        self, loaded: LoadedModel, rows: Matrix, terms: Terms, finished: Callable[[Work], None], request_id: str = ""
+    ) -> Work:
+        """Let rows wait to be scored; `finished` is called with the work, later."""
+
+
 class Predictor:
     """Scores requests with what the registry serves at the moment they arrive."""
 
-    def __init__(self, registry: Registry, batcher: Batcher, max_rows: int) -> None:
-        """`max_rows` is the most rows of one request."""
+    def __init__(self, registry: Registry, batcher: Batcher, max_rows: int, challengers: Submits | None = None) -> None:
+        """`max_rows` is the most rows of one request; `challengers` scores with what is not in this process."""
         self._registry = registry
         self._batcher = batcher
+        self._challengers: Submits = challengers or batcher
         self._max_rows = max_rows
 
     def resolve(self, name: str) -> Target:
@@ -43,14 +54,15 @@ class Predictor:
                 metadata={"rows": str(rows), "limit": str(self._max_rows)},
             )
 
-    def begin(self, target: Target, rows: Matrix, path: Path, terms: Terms = USUAL) -> Pending:
+    def begin(self, target: Target, rows: Matrix, path: Path, terms: Terms = USUAL, request_id: str = "") -> Pending:
         """Let rows wait to be scored, all by the target's version.
 
-        Raises what `rows.check` and `Batcher.submit` raise.
+        Raises what `rows.check` and `Batcher.submit` raise, and what `shadow.asks` does for a challenger.
         """
         check(rows, target.loaded, path)
         over: asyncio.Future[Work] = asyncio.get_running_loop().create_future()
-        return Pending(target, self._batcher.submit(target.loaded, rows, terms, over.set_result), over)
+        scorer = self._challengers if target.role == "challenger" else self._batcher
+        return Pending(target, scorer.submit(target.loaded, rows, terms, over.set_result, request_id), over)
 
 
 class Pending:

@@ -17,9 +17,9 @@ from numpy.typing import NDArray
 from inference_svc.lane import Lane
 from inference_svc.model_names import DEFAULT, OfVersion, parse
 from modelstore.manifest import Manifest
-from runtime.errors import NotFoundError
+from runtime.errors import NotFoundError, QuantmeshError, UnavailableError
 
-Role: TypeAlias = Literal["champion", "previous"]
+Role: TypeAlias = Literal["champion", "challenger", "previous"]
 
 _LISTED_AT_MOST = 10
 
@@ -58,12 +58,16 @@ class Serving:
     """What one strategy serves: the deployment at one generation, with its models in memory.
 
     `previous` is kept warm, so that a rollback is a swap; None when there is none, or it could not be loaded.
+    `challenger_version` is the deployment's, empty for none. `challenger` is there while the shadow process has loaded
+    it, which alone can score with it (`shadow`).
     """
 
     strategy: str
     generation: int
     champion: LoadedModel
     previous: LoadedModel | None = None
+    challenger_version: str = ""
+    challenger: LoadedModel | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,36 +95,44 @@ class Snapshot:
             if target.role == "champion":
                 self._names[target.strategy] = target
                 self._names[f"{target.strategy}@champion"] = target
-        for target in self.targets():
-            self._names[target.loaded.version] = target
+        for target in sorted(self.targets(), key=lambda target: target.role != "challenger"):
+            self._names[target.loaded.version] = target  # what is in this process goes before what is beside it
         # `champion` alone is a role even when a strategy has that name.
         self._names.pop("champion", None)
         self._names.pop("challenger", None)
+        for target in self.targets():
+            if target.role == "challenger":
+                self._names[f"{target.strategy}@challenger"] = target
         only = next(iter(self.servings)) if len(self.servings) == 1 else None
         default = self.servings.get(default_strategy or only or "")
         if default is not None:
             champion = self._names[f"{default.strategy}@champion"]
             self._names[DEFAULT] = self._names[""] = champion
+            if default.challenger is not None:
+                self._names["challenger"] = self._names[f"{default.strategy}@challenger"]
 
     def targets(self) -> Iterator[Target]:
         """Everything loaded, by strategy, then role."""
         for serving in self.servings.values():
             yield Target(serving.strategy, "champion", serving.generation, serving.champion)
+            if serving.challenger is not None:
+                yield Target(serving.strategy, "challenger", serving.generation, serving.challenger)
             if serving.previous is not None:
                 yield Target(serving.strategy, "previous", serving.generation, serving.previous)
 
     def resolve(self, name: str) -> Target:
         """The model of that name.
 
-        Raises InvalidInputError (INVALID_MODEL_NAME), or NotFoundError: UNKNOWN_MODEL, with a list of what is loaded,
-        or NO_DEFAULT_STRATEGY when `champion` alone could mean several.
+        Raises InvalidInputError (INVALID_MODEL_NAME), UnavailableError (CHALLENGER_NOT_READY) for a challenger that the
+        shadow process has not loaded, or NotFoundError: UNKNOWN_MODEL, with a list of what is loaded, or
+        NO_DEFAULT_STRATEGY when `champion` alone could mean several.
         """
         target = self._names.get(name)
         if target is None:
             raise self._why_not(name)
         return target
 
-    def _why_not(self, name: str) -> NotFoundError:
+    def _why_not(self, name: str) -> QuantmeshError:
         wanted = parse(name)
         if not self.servings:
             return NotFoundError(
@@ -143,6 +155,8 @@ class Snapshot:
                 metadata={"model_name": name, "strategies": strategies},
             )
         elif (strategy := wanted.strategy or self._default_strategy or next(iter(self.servings))) in self.servings:
+            if wanted.alias == "challenger" and self.servings[strategy].challenger_version:
+                return not_ready(strategy)
             what = f"strategy {strategy!r} has no {wanted.alias}"
         else:
             by = " (QUANTMESH_DEFAULT_STRATEGY)" if wanted.strategy is None else ""
@@ -153,6 +167,15 @@ class Snapshot:
             field="model_name",
             metadata={"model_name": name, "loaded": loaded},
         )
+
+
+def not_ready(strategy: str) -> UnavailableError:
+    """The error of a challenger that is deployed, and cannot be scored with at the moment."""
+    return UnavailableError(
+        f"the challenger of {strategy!r} is not ready here: `quantmesh status --json` says why",
+        reason="CHALLENGER_NOT_READY",
+        retry_after_s=1.0,
+    )
 
 
 def _listed(names: Sequence[str]) -> str:

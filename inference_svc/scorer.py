@@ -25,6 +25,7 @@ from inference_svc.follower import Follower
 from inference_svc.held import Holding, Releasing, stream_of
 from inference_svc.registry import Registry
 from inference_svc.steps import Outcome, StepScorer, faults_of, read_records, signals_of
+from inference_svc.taps import Taps
 from runtime.process import ended
 from runtime.redis_client import Client
 from streams import Catalog, Outputs, OutRecord, Processor, Record
@@ -44,13 +45,14 @@ class Scorer:
         batch_size: int,
         *,
         deterministic: bool = True,
+        taps: Taps | None = None,
     ) -> None:
         """`deterministic`: each row in a call of its own (see `determinism`); else the rows of a step in one."""
         self._catalog = catalog
-        self._scorer = StepScorer(deterministic=deterministic)
+        self._scorer = StepScorer(deterministic=deterministic, taps=taps)
         self._holding = Holding(redis, catalog, registry, follower)
         self._releasing = Releasing(
-            redis, catalog, registry, follower, self._holding, batch_size, deterministic=deterministic
+            redis, catalog, registry, follower, self._holding, batch_size, deterministic=deterministic, taps=taps
         )
         self._processor = Processor(
             redis,

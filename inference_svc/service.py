@@ -72,13 +72,15 @@ class InferenceServicer(inference_service_pb2_grpc.InferenceServiceServicer):
         rows, path = rows_of(request, target.loaded)
         if len(rows) != 1:
             raise InvalidInputError.of_field("packed.rows", f"is {len(rows)}; Predict scores 1: use BatchPredict")
-        work = await self._predictor.begin(target, rows, path, _terms(request.priority, context, started)).result()
+        identity = request_id(request.request_id)
+        terms = _terms(request.priority, context, started)
+        work = await self._predictor.begin(target, rows, path, terms, identity).result()
         metrics.predictions(target.strategy).inc()
         response = pb.PredictResponse()  # field by field: half of what keywords cost
         response.prediction = work.values.item(0)
         response.model_name = request.model_name or DEFAULT
         response.model_version = target.loaded.version
-        response.request_id = request_id(request.request_id)
+        response.request_id = identity
         response.generation = target.generation
         response.batch_rows = work.shapes[0][1]
         if request.metadata:
@@ -96,14 +98,16 @@ class InferenceServicer(inference_service_pb2_grpc.InferenceServiceServicer):
         else:
             self._predictor.check_size(len(request.batch), "batch")
         rows, path = rows_of_batch(request, target.loaded)
-        work = await self._predictor.begin(target, rows, path, _terms(request.priority, context, started)).result()
+        identity = request_id(request.request_id)
+        terms = _terms(request.priority, context, started)
+        work = await self._predictor.begin(target, rows, path, terms, identity).result()
         metrics.predictions(target.strategy).inc(len(work.values))
         response = pb.BatchPredictResponse(
             predictions=work.values,
             model_name=request.model_name or DEFAULT,
             model_version=target.loaded.version,
             batch_size=len(work.values),
-            request_id=request_id(request.request_id),
+            request_id=identity,
             generation=target.generation,
             shapes=to_shapes(work),
         )
@@ -168,7 +172,8 @@ class _Streamed:
         if request.HasField("packed"):
             predictor.check_size(request.packed.rows, "packed")
         rows, path = rows_of(request, target.loaded)
-        return predictor.begin(target, rows, path, Terms(priority(request.priority), patient=True))
+        terms = Terms(priority(request.priority), patient=True)
+        return predictor.begin(target, rows, path, terms, request.request_id)
 
     def cancel(self) -> None:
         """The stream has ended: nobody waits for the answer."""

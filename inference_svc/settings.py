@@ -87,6 +87,19 @@ class InferenceSettings(MeshSettings):
         description="Most memory of the process, megabytes, checked before a model is loaded; 0: what the machine or "
         "its control group has.",
     )
+    shadow_buffer_kb: int = Field(
+        default=1024,
+        ge=64,
+        validation_alias="INFER_SHADOW_BUFFER_KB",
+        description="Rows of a strategy that are on their way to its challenger, kilobytes; more are dropped.",
+    )
+    shadow_cpu_share: float = Field(
+        default=0.02,
+        gt=0,
+        le=1,
+        validation_alias="INFER_SHADOW_CPU_SHARE",
+        description="Of one core, what the shadow process may use to score rows with challengers.",
+    )
     max_batch_rows: int = Field(
         default=4096, ge=1, description="Rows of one request; more are refused with RESOURCE_EXHAUSTED."
     )

@@ -13,6 +13,7 @@ from opentelemetry.trace import SpanKind
 from inference_svc.registry import Serving
 from inference_svc.scoring import Scored, score
 from inference_svc.signals import make_signal
+from inference_svc.taps import Taps
 from inference_svc.vectors import Vector, read_vector
 from runtime import telemetry
 from runtime.errors import InvalidInputError
@@ -63,8 +64,9 @@ def check_partition(catalog: Catalog, vector: Vector, partition: int) -> None:
 class StepScorer:
     """Scores the vectors of steps with champions, on the event loop or, when it takes long, in a thread."""
 
-    def __init__(self, *, deterministic: bool) -> None:
+    def __init__(self, *, deterministic: bool, taps: Taps | None = None) -> None:
         self._deterministic = deterministic
+        self._taps = taps or Taps()
         self._seconds = math.inf
 
     async def score(self, servings: Mapping[str, Serving], readable: Sequence[tuple[Record, Vector]]) -> list[Outcome]:
@@ -77,7 +79,10 @@ class StepScorer:
             scored, seconds = await asyncio.to_thread(self._timed, servings, vectors)
         newest = seconds / rows
         self._seconds = newest if math.isinf(self._seconds) else self._seconds + _NEWEST * (newest - self._seconds)
-        return [Outcome(record, vector, each) for (record, vector), each in zip(readable, scored, strict=True)]
+        outcomes = [Outcome(record, vector, each) for (record, vector), each in zip(readable, scored, strict=True)]
+        if self._taps.vectors is not None:
+            self._taps.vectors(outcomes, newest)
+        return outcomes
 
     def _timed(self, servings: Mapping[str, Serving], vectors: Sequence[Vector]) -> tuple[list[Scored], float]:
         # The thread's own time: by the clock, one that shares the interpreter with the event loop seems slow, and stays

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterable, AsyncIterator, Iterable
+from typing import TypeAlias
 
 from mlops_svc.registration import Header, Part
 from mlops_svc.rollout import Change
@@ -11,6 +12,13 @@ from modelstore.manifest import Manifest
 from modelstore.replicas import ReplicaState
 from quantmesh.mlops.v1 import deployment_pb2, mlops_service_pb2, model_pb2
 from runtime.times import from_us, to_us
+
+Changing: TypeAlias = (
+    mlops_service_pb2.PromoteRequest
+    | mlops_service_pb2.RollbackRequest
+    | mlops_service_pb2.StartShadowRequest
+    | mlops_service_pb2.StopShadowRequest
+)
 
 
 async def parts(requests: AsyncIterable[mlops_service_pb2.RegisterModelRequest]) -> AsyncIterator[Part]:
@@ -72,7 +80,7 @@ def model_message(artifact: Artifact) -> model_pb2.RegisteredModel:
     )
 
 
-def change(request: mlops_service_pb2.PromoteRequest | mlops_service_pb2.RollbackRequest) -> Change:
+def change(request: Changing) -> Change:
     """What a call asks to change, not checked."""
     return Change(
         strategy=request.strategy,
@@ -91,6 +99,7 @@ def replica_messages(states: Iterable[ReplicaState]) -> list[deployment_pb2.Repl
             generation=state.generation,
             swapped=state.swapped,
             error=state.error,
+            shadow=deployment_pb2.ShadowStatus(**state.shadow._asdict()) if state.shadow is not None else None,
         )
         for state in states
     ]

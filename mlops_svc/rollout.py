@@ -19,8 +19,9 @@ from redis.exceptions import RedisError
 
 from mlops_svc.fences import Standing
 from modelstore.artifacts import ArtifactStore
-from modelstore.deployments import Deployment, DeploymentStore, unknown_strategy
-from modelstore.layouts import FeatureLayouts
+from modelstore.deployment import Deployment, unknown_strategy
+from modelstore.deployments import DeploymentStore
+from modelstore.layouts import FeatureLayouts, check_columns
 from modelstore.manifest import Manifest
 from modelstore.names import check_digest, check_strategy
 from modelstore.replicas import ReplicaBoard, ReplicaState
@@ -68,9 +69,14 @@ class Outcome:
         """True when every live replica serves the generation, also when there is none."""
         return all(replica.swapped for replica in self.replicas)
 
+    @property
+    def all_ready(self) -> bool:
+        """True when every live replica scores with the challenger too."""
+        return all(each.swapped and each.shadows(self.deployment.challenger_version) for each in self.replicas)
+
 
 class Rollout:
-    """Promotes and rolls back."""
+    """Promotes and rolls back, starts and stops shadows."""
 
     def __init__(
         self,
@@ -132,6 +138,54 @@ class Rollout:
 
         return await self._carry_out(change.strategy, step, started, wait_s)
 
+    async def start_shadow(self, change: Change, version: str, wait_s: float) -> Outcome:
+        """Make a registered version the challenger; wait until the replicas score with it or cannot, at most `wait_s`.
+
+        Raises InvalidInputError, NotFoundError (UNKNOWN_VERSION), FailedPreconditionError (WRONG_STRATEGY,
+        ARTIFACT_CORRUPT, CHAMPION_COLUMNS_MISMATCH, and what DeploymentStore.start_shadow raises).
+        """
+        started = time.perf_counter()
+        violations = _check(change)
+        check_digest(violations, "version", version)
+        violations.raise_if_any()
+        manifest = await asyncio.to_thread(self._check_artifact, change.strategy, version)
+
+        async def suits(deployment: Deployment) -> None:
+            champion = await asyncio.to_thread(self._artifacts.get, deployment.champion_version)
+            check_columns(manifest, champion.manifest)
+
+        async def step(floor: int) -> Deployment:
+            return await self._deployments.start_shadow(
+                change.strategy,
+                version,
+                suits,
+                expected_generation=change.expected_generation,
+                reason=change.reason,
+                request_id=change.request_id,
+                floor=floor,
+            )
+
+        return await self._carry_out(change.strategy, step, started, wait_s, version)
+
+    async def stop_shadow(self, change: Change, wait_s: float) -> Outcome:
+        """Take the challenger away; otherwise as `rollback`.
+
+        Raises InvalidInputError, and what DeploymentStore.stop_shadow raises.
+        """
+        started = time.perf_counter()
+        _check(change).raise_if_any()
+
+        async def step(floor: int) -> Deployment:
+            return await self._deployments.stop_shadow(
+                change.strategy,
+                expected_generation=change.expected_generation,
+                reason=change.reason,
+                request_id=change.request_id,
+                floor=floor,
+            )
+
+        return await self._carry_out(change.strategy, step, started, wait_s)
+
     async def standing(self, strategy: str) -> tuple[Deployment, list[ReplicaState]]:
         """A deployment and how its live replicas stand. Raises InvalidInputError, NotFoundError (UNKNOWN_STRATEGY)."""
         _check(Change(strategy)).raise_if_any()
@@ -172,19 +226,22 @@ class Rollout:
         self._artifacts.load_onnx(version)
         return manifest
 
-    async def _carry_out(self, strategy: str, step: Step, started: float, wait_s: float) -> Outcome:
+    async def _carry_out(
+        self, strategy: str, step: Step, started: float, wait_s: float, challenger: str = ""
+    ) -> Outcome:
         # A caller that goes away must not leave a new champion whose predecessor may still make signals.
         task = asyncio.create_task(self._change_and_fence(strategy, step))
         self._under_way.add(task)
         task.add_done_callback(self._under_way.discard)
         deployment = await asyncio.shield(task)
-        replicas = await self._replicas.wait_for(deployment, wait_s)
+        replicas = await self._replicas.wait_for(deployment, wait_s, challenger)
         outcome = Outcome(deployment, replicas, (time.perf_counter() - started) * 1000)
         log.info(
             "deployment changed",
             strategy=deployment.strategy,
             generation=deployment.generation,
             champion=deployment.champion_version,
+            challenger=deployment.challenger_version,
             not_swapped=[replica.replica_id for replica in replicas if not replica.swapped],
             elapsed_ms=round(outcome.elapsed_ms, 1),
         )

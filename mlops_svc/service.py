@@ -66,6 +66,24 @@ class MlopsServicer(mlops_service_pb2_grpc.MlopsServiceServicer):
             elapsed_ms=outcome.elapsed_ms,
         )
 
+    async def StartShadow(self, request: messages.StartShadowRequest, context: Context) -> messages.StartShadowResponse:
+        outcome = await self._rollout.start_shadow(convert.change(request), request.version, self._wait_s(context))
+        return messages.StartShadowResponse(
+            deployment=message_of(outcome.deployment),
+            replicas=convert.replica_messages(outcome.replicas),
+            all_ready=outcome.all_ready,
+            elapsed_ms=outcome.elapsed_ms,
+        )
+
+    async def StopShadow(self, request: messages.StopShadowRequest, context: Context) -> messages.StopShadowResponse:
+        outcome = await self._rollout.stop_shadow(convert.change(request), self._wait_s(context))
+        return messages.StopShadowResponse(
+            deployment=message_of(outcome.deployment),
+            replicas=convert.replica_messages(outcome.replicas),
+            all_swapped=outcome.all_swapped,
+            elapsed_ms=outcome.elapsed_ms,
+        )
+
     async def GetDeployment(
         self, request: messages.GetDeploymentRequest, context: Context
     ) -> messages.GetDeploymentResponse:

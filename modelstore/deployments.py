@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, Callable
+from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import aclosing
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import TypeAlias, cast
 
 import structlog
@@ -13,75 +13,28 @@ from google.protobuf.message import DecodeError
 from redis.exceptions import RedisError
 
 from modelstore import keys, requests, scripts
+from modelstore.deployment import (
+    Deployment,
+    Transition,
+    check_generation,
+    promoted,
+    rolled_back,
+    shadowed,
+    unshadowed,
+)
 from quantmesh.mlops.v1 import deployment_pb2
 from runtime import telemetry, times, validation
-from runtime.errors import FailedPreconditionError, NotFoundError
 from runtime.redis_client import Client
+
+__all__ = ["Deployment", "DeploymentStore", "message_of"]
 
 log = structlog.get_logger()
 
+Suits: TypeAlias = Callable[[Deployment], Awaitable[None]]
+"""Raises when the challenger of a deployment that is about to be stored does not suit its champion."""
+
 _REREAD_S = 1.0
 _RECONNECT_S = 0.1
-
-
-@dataclass(frozen=True, slots=True)
-class Deployment:
-    """What a strategy serves; see `quantmesh.mlops.v1.Deployment`.
-
-    `generation` grows with each change. After Redis lost its last writes the same number may come again for another
-    champion: whoever compares two deployments compares both.
-    """
-
-    strategy: str
-    champion_version: str = ""
-    previous_version: str = ""
-    generation: int = 0
-    updated_at_us: int = 0
-    reason: str = ""
-
-
-Transition: TypeAlias = Callable[[Deployment | None], Deployment]
-"""From the present deployment (None: there is none) to the next one's versions; raises when there is no such step."""
-
-
-def promoted(present: Deployment | None, strategy: str, version: str) -> Deployment:
-    """The step of a promotion. Raises FailedPreconditionError (reason ALREADY_CHAMPION)."""
-    before = present or Deployment(strategy)
-    if before.champion_version == version:
-        raise FailedPreconditionError(
-            f"{version} is the champion of {strategy!r} already (generation {before.generation})",
-            reason="ALREADY_CHAMPION",
-            field="version",
-            metadata={"strategy": strategy, "generation": str(before.generation)},
-        )
-    return replace(before, champion_version=version, previous_version=before.champion_version)
-
-
-def rolled_back(present: Deployment | None, strategy: str) -> Deployment:
-    """The step of a rollback: champion and previous change places.
-
-    Raises NotFoundError (reason UNKNOWN_STRATEGY), FailedPreconditionError (reason NO_PREVIOUS).
-    """
-    if present is None:
-        raise unknown_strategy(strategy)
-    if not present.previous_version:
-        raise FailedPreconditionError(
-            f"{strategy!r} has no previous champion to go back to: it was promoted once only",
-            reason="NO_PREVIOUS",
-            field="strategy",
-            metadata={"strategy": strategy, "generation": str(present.generation)},
-        )
-    return replace(present, champion_version=present.previous_version, previous_version=present.champion_version)
-
-
-def unknown_strategy(strategy: str) -> NotFoundError:
-    """The error of a strategy that has no deployment."""
-    return NotFoundError(
-        f"strategy {strategy!r} has no deployment: promote a version first",
-        reason="UNKNOWN_STRATEGY",
-        field="strategy",
-        metadata={"strategy": strategy},
-    )
 
 
 class DeploymentStore:
@@ -154,6 +107,54 @@ class DeploymentStore:
             floor,
         )
 
+    async def start_shadow(
+        self,
+        strategy: str,
+        version: str,
+        suits: Suits,
+        *,
+        expected_generation: int | None,
+        reason: str,
+        request_id: str,
+        floor: int = 0,
+    ) -> Deployment:
+        """Make a version the challenger, in place of the one before; otherwise as `promote`.
+
+        `suits` is asked of the deployment as it is to be, and what it raises is raised. Raises NotFoundError
+        (UNKNOWN_STRATEGY), FailedPreconditionError (STALE_GENERATION, ALREADY_CHAMPION, ALREADY_CHALLENGER),
+        InvalidInputError (REQUEST_ID_REUSED).
+        """
+        return await self._change(
+            strategy,
+            lambda present: shadowed(present, strategy, version),
+            deployment_pb2.EVENT_TYPE_SHADOW_STARTED,
+            expected_generation,
+            reason,
+            validation.request_id(request_id),
+            requests.digest("start_shadow", strategy, version, expected_generation, reason),
+            floor,
+            suits,
+        )
+
+    async def stop_shadow(
+        self, strategy: str, *, expected_generation: int | None, reason: str, request_id: str, floor: int = 0
+    ) -> Deployment:
+        """Take the challenger away; otherwise as `promote`.
+
+        Raises NotFoundError (UNKNOWN_STRATEGY), FailedPreconditionError (STALE_GENERATION, NO_CHALLENGER),
+        InvalidInputError (REQUEST_ID_REUSED).
+        """
+        return await self._change(
+            strategy,
+            lambda present: unshadowed(present, strategy),
+            deployment_pb2.EVENT_TYPE_SHADOW_STOPPED,
+            expected_generation,
+            reason,
+            validation.request_id(request_id),
+            requests.digest("stop_shadow", strategy, expected_generation, reason),
+            floor,
+        )
+
     async def watch(self) -> AsyncGenerator[Deployment, None]:
         """The present deployments, then each one whenever it is another than before, for ever.
 
@@ -204,6 +205,7 @@ class DeploymentStore:
         request_id: str,
         request_digest: str,
         floor: int,
+        suits: Suits | None = None,
     ) -> Deployment:
         known_digest, result, seen = await self._read(strategy, request_id)
         if known_digest:  # before the transition, which would refuse the repetition of a promote: it is champion by now
@@ -212,9 +214,12 @@ class DeploymentStore:
             return _decode(result)
         while True:
             present = _decode_present(seen)
-            _check_generation(strategy, present, expected_generation)
+            check_generation(strategy, present, expected_generation)
+            step = transition(present)
+            if suits is not None:
+                await suits(step)
             after = replace(
-                transition(present),
+                step,
                 generation=max(present.generation if present else 0, floor) + 1,
                 updated_at_us=times.now_us(),
                 reason=reason,
@@ -254,21 +259,6 @@ def _raise_if_cancelled() -> None:
         raise asyncio.CancelledError
 
 
-def _check_generation(strategy: str, present: Deployment | None, expected_generation: int | None) -> None:
-    generation = present.generation if present else 0
-    if expected_generation is not None and expected_generation != generation:
-        raise FailedPreconditionError(
-            f"{strategy!r} is at generation {generation}, not {expected_generation}: look at it again, then decide",
-            reason="STALE_GENERATION",
-            field="expected_generation",
-            metadata={
-                "strategy": strategy,
-                "generation": str(generation),
-                "expected_generation": str(expected_generation),
-            },
-        )
-
-
 def message_of(deployment: Deployment) -> deployment_pb2.Deployment:
     """The contract's message of a deployment: what is stored, and what callers are told."""
     return deployment_pb2.Deployment(
@@ -278,6 +268,7 @@ def message_of(deployment: Deployment) -> deployment_pb2.Deployment:
         generation=deployment.generation,
         updated_at=times.from_us(deployment.updated_at_us),
         reason=deployment.reason,
+        challenger_version=deployment.challenger_version,
     )
 
 
@@ -290,6 +281,7 @@ def _decode(state: bytes) -> Deployment:
         generation=message.generation,
         updated_at_us=times.to_us(message.updated_at),
         reason=message.reason,
+        challenger_version=message.challenger_version,
     )
 
 

@@ -12,6 +12,7 @@ from itertools import takewhile
 from typing import cast
 
 from modelstore import keys
+from modelstore.manifest import Manifest
 from runtime.errors import FailedPreconditionError
 from runtime.redis_client import Client
 
@@ -45,4 +46,22 @@ class FeatureLayouts:
             reason="FEATURE_LAYOUT_MISMATCH",
             field="version",
             metadata={"feature_set": feature_set, "column": str(column)},
+        )
+
+
+def check_columns(challenger: Manifest, champion: Manifest) -> None:
+    """Check that a challenger takes the rows that its champion takes: the same set, the same columns in their order.
+
+    Raises FailedPreconditionError (reason CHAMPION_COLUMNS_MISMATCH).
+    """
+    ours = (challenger.feature_set, challenger.feature_names)
+    theirs = (champion.feature_set, champion.feature_names)
+    if ours != theirs:
+        raise FailedPreconditionError(
+            f"a challenger is scored on the champion's rows: {champion.name!r} takes {len(theirs[1])} features of set "
+            f"{theirs[0]!r}, {challenger.name!r} takes {len(ours[1])} of {ours[0]!r}, and they must be the same, in "
+            "the same order",
+            reason="CHAMPION_COLUMNS_MISMATCH",
+            field="version",
+            metadata={"feature_set": theirs[0]},
         )

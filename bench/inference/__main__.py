@@ -24,6 +24,7 @@ from bench.inference.overload import overload
 from bench.inference.report import Report
 from bench.inference.rest import rest
 from bench.inference.rows import rows
+from bench.inference.shadow import shadow
 from bench.inference.swaps import swaps
 from bench.inference.unary import http, one, unary
 from bench.load.build import UnavailableError
@@ -37,8 +38,9 @@ _SECTIONS = {
     "open": arrivals,
     "overload": overload,
     "swap": swaps,
+    "shadow": shadow,
 }
-_WITHOUT_PEERS = {"overload", "swap"}
+_WITHOUT_PEERS = {"overload", "swap", "shadow"}
 
 
 def _options() -> argparse.Namespace:

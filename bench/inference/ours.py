@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
@@ -33,6 +35,7 @@ PREDICT = f"{SERVICE}Predict"
 _STRATEGY = "bench"
 _CHUNK_BYTES = 1 << 20
 _DEADLINE_S = 30.0
+_READY_S, _LOOK_EVERY_S = 60.0, 0.1
 _LISTENER = "INFER_LISTENER"
 
 
@@ -94,6 +97,36 @@ class Replica:
         """A promotion of the second version, then a rollback, and so on."""
         self.swaps += 1
         return await (self.promote(self.versions[1]) if self.swaps % 2 else self.roll_back())
+
+    async def register(self, model: bytes) -> str:
+        """Store a model that takes the workload's rows; returns its version."""
+        return await _register(self._mlops, model)
+
+    async def start_shadow(self, version: str) -> None:
+        """Make a version challenger; returns when the replica scores with it."""
+        request = mlops_service_pb2.StartShadowRequest(strategy=_STRATEGY, version=version, reason="bench")
+        await self._mlops.StartShadow(request, timeout=_DEADLINE_S)
+        until = time.monotonic() + _READY_S
+        while True:  # its process yields to all others, so a busy machine may keep it for longer than the call waits
+            standing = await self._standing()
+            if standing.replicas and all(each.shadow.ready for each in standing.replicas):
+                return
+            if time.monotonic() > until:
+                raise RuntimeError(f"{self.name} does not score with the challenger: {standing.replicas}")
+            await asyncio.sleep(_LOOK_EVERY_S)
+
+    async def stop_shadow(self) -> None:
+        """Take the challenger away."""
+        request = mlops_service_pb2.StopShadowRequest(strategy=_STRATEGY, reason="bench")
+        self._swapped(await self._mlops.StopShadow(request, timeout=_DEADLINE_S))
+
+    async def shadow_rows(self) -> int:
+        """Rows that challengers have scored so far."""
+        return sum(each.shadow.rows_scored for each in (await self._standing()).replicas)
+
+    async def _standing(self) -> Any:
+        request = mlops_service_pb2.GetDeploymentRequest(strategy=_STRATEGY)
+        return await self._mlops.GetDeployment(request, timeout=_DEADLINE_S)
 
     @property
     def _mlops(self) -> Any:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterable
+from dataclasses import dataclass
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -22,30 +23,42 @@ from inference_svc.oip.inputs import check_id, feed, output_names, rows_of, tens
 from inference_svc.oip.plan import Output, Plan, Plans
 from inference_svc.predict import Pending, Predictor
 from inference_svc.registry import Target
-from inference_svc.rows import check
-from runtime.errors import NotFoundError, QuantmeshError
+from inference_svc.rows import Matrix, check
+from inference_svc.taps import Taps
+from runtime.errors import NotFoundError, QuantmeshError, UnavailableError
 
 Values: TypeAlias = NDArray[Any]
+
+
+@dataclass(frozen=True, slots=True)
+class _Whole:
+    """All rows of a request, as a part of the call that it has for itself."""
+
+    request_id: str
+    count: int
+    first: int = 0
 
 
 class Calls:
     """Begins requests."""
 
-    def __init__(self, predictor: Predictor, plans: Plans, runs: GraphRuns) -> None:
+    def __init__(self, predictor: Predictor, plans: Plans, runs: GraphRuns, taps: Taps | None = None) -> None:
         self._predictor = predictor
         self._plans = plans
         self._runs = runs
+        self._taps = taps or Taps()
 
     def target(self, name: str, version: str) -> Target:
         """The model of a name, in the version of a digest where there is one.
 
-        Raises as `Snapshot.resolve`, and NotFoundError (UNKNOWN_VERSION) when the name does not reach that version.
+        Raises as `Snapshot.resolve`, and NotFoundError: UNKNOWN_VERSION when the name does not reach that version,
+        UNKNOWN_MODEL for a challenger, whose graph is not in this process.
         """
-        target = self._predictor.resolve(name)
+        target = self._here(name)
         if version in ("", target.loaded.version):
             return target
         try:
-            of_version = self._predictor.resolve(version)
+            of_version = self._here(version)
         except QuantmeshError:
             of_version = None
         if of_version is None or of_version.loaded.version != version or of_version.strategy != target.strategy:
@@ -56,6 +69,20 @@ class Calls:
                 metadata={"model_name": name, "model_version": version[:80]},
             )
         return of_version
+
+    def _here(self, name: str) -> Target:
+        try:
+            target = self._predictor.resolve(name)
+        except UnavailableError:  # a challenger that is not ready
+            target = None
+        if target is None or target.role == "challenger":
+            raise NotFoundError(
+                f"{name!r} is a challenger, which this protocol does not reach: quantmesh.inference.v1 does",
+                reason="UNKNOWN_MODEL",
+                field="model_name",
+                metadata={"model_name": name},
+            )
+        return target
 
     def plan(self, target: Target) -> Plan:
         """What the protocol needs of a model."""
@@ -74,20 +101,20 @@ class Calls:
             rows = rows_of(arrays)
             under_way: Pending | Run
             if wanted == [plan.batched]:
-                under_way = self._predictor.begin(target, rows, plan.path, agreed)
+                under_way = self._predictor.begin(target, rows, plan.path, agreed, request.id)
             else:
                 check(rows, target.loaded, plan.path)
                 under_way = self._runs.submit(target.loaded, feed(arrays, plan), len(rows), agreed)
         except QuantmeshError:
             plan.statistics.failed(started)
             raise
-        return Begun(request, target, plan, wanted, under_way, started)
+        return Begun(request, target, plan, wanted, under_way, started, rows, self._taps)
 
 
 class Begun:
     """A request that waits or is being run."""
 
-    __slots__ = ("_let_in", "_plan", "_request", "_started", "_target", "_under_way", "_wanted")
+    __slots__ = ("_let_in", "_plan", "_request", "_rows", "_started", "_taps", "_target", "_under_way", "_wanted")
 
     def __init__(
         self,
@@ -97,7 +124,11 @@ class Begun:
         wanted: list[Output],
         under_way: Pending | Run,
         started: float,
+        rows: Matrix,
+        taps: Taps,
     ) -> None:
+        self._rows = rows
+        self._taps = taps
         self._request = request
         self._target = target
         self._plan = plan
@@ -122,6 +153,12 @@ class Begun:
                 found = await under_way.result()
                 began, rows, batch_rows = under_way.began, under_way.rows, under_way.rows
                 values = [found[output.spec.name] for output in self._wanted]
+                if self._taps.batch is not None:
+                    prediction = self._plan.model.prediction
+                    predictions = found[prediction.output].reshape(rows, -1)[:, prediction.column].astype(np.float64)
+                    parts = [_Whole(self._request.id, rows)]
+                    took_s = time.perf_counter() - began
+                    self._taps.batch(self._target.loaded, parts, self._rows, predictions, (), took_s)
         except QuantmeshError:
             self._plan.statistics.failed(self._started)
             raise

@@ -141,8 +141,12 @@ class OpenInferenceServicer(grpc_service_pb2_grpc.GRPCInferenceServiceServicer):
         raise UnimplementedError("logs are set up where the service is started", reason="NO_LOG_SETTINGS")
 
     def _of(self, strategy: str) -> list[Target]:
-        """What is loaded of a strategy; of all when it is empty."""
-        return [each for each in self._registry.current.targets() if strategy in ("", each.strategy)]
+        """What is loaded here of a strategy; of all when it is empty. A challenger is loaded elsewhere."""
+        return [
+            each
+            for each in self._registry.current.targets()
+            if strategy in ("", each.strategy) and each.role != "challenger"
+        ]
 
 
 class _Streamed:

@@ -7,8 +7,13 @@ from typing import Any
 
 from quantmesh.inference.v1.inference_service_pb2 import BatchPredictResponse, PredictResponse
 from quantmesh.inference.v1.model_pb2 import Model
-from quantmesh.mlops.v1.deployment_pb2 import Deployment, ReplicaStatus
-from quantmesh.mlops.v1.mlops_service_pb2 import PromoteResponse, RollbackResponse
+from quantmesh.mlops.v1.deployment_pb2 import Deployment, ReplicaStatus, ShadowStatus
+from quantmesh.mlops.v1.mlops_service_pb2 import (
+    PromoteResponse,
+    RollbackResponse,
+    StartShadowResponse,
+    StopShadowResponse,
+)
 from quantmesh.mlops.v1.model_pb2 import RegisteredModel
 
 
@@ -69,6 +74,7 @@ def deployment(message: Deployment) -> dict[str, Any]:
         "generation": message.generation,
         "champion_version": message.champion_version,
         "previous_version": message.previous_version,
+        "challenger_version": message.challenger_version,
         "updated_at": message.updated_at.ToJsonString(),
         "reason": message.reason,
     }
@@ -83,16 +89,37 @@ def replicas(messages: Iterable[ReplicaStatus]) -> list[dict[str, Any]]:
             "generation": message.generation,
             "swapped": message.swapped,
             "error": message.error,
+            "shadow": _shadow(message.shadow) if message.HasField("shadow") else None,
         }
         for message in messages
     ]
 
 
-def change(response: PromoteResponse | RollbackResponse) -> dict[str, Any]:
-    """What a promotion or a rollback did."""
+def _shadow(message: ShadowStatus) -> dict[str, Any]:
+    return {
+        "challenger_version": message.challenger_version,
+        "ready": message.ready,
+        "error": message.error,
+        "rows_scored": message.rows_scored,
+        "rows_dropped": message.rows_dropped,
+    }
+
+
+def change(response: PromoteResponse | RollbackResponse | StopShadowResponse) -> dict[str, Any]:
+    """What a promotion, a rollback or the end of a shadow did."""
+    return {**_changed(response), "all_swapped": response.all_swapped}
+
+
+def shadow_started(response: StartShadowResponse) -> dict[str, Any]:
+    """What the start of a shadow did."""
+    return {**_changed(response), "all_ready": response.all_ready}
+
+
+def _changed(
+    response: PromoteResponse | RollbackResponse | StartShadowResponse | StopShadowResponse,
+) -> dict[str, Any]:
     return {
         "deployment": deployment(response.deployment),
         "replicas": replicas(response.replicas),
-        "all_swapped": response.all_swapped,
         "elapsed_ms": response.elapsed_ms,
     }

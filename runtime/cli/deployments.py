@@ -1,4 +1,4 @@
-"""`quantmesh promote` and `quantmesh rollback`."""
+"""`quantmesh promote`, `quantmesh rollback`, and those of `quantmesh shadow` that change a deployment."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ import typer
 
 from quantmesh.mlops.v1.mlops_service_pb2 import (
     PromoteRequest,
-    PromoteResponse,
     RollbackRequest,
-    RollbackResponse,
+    StartShadowRequest,
+    StopShadowRequest,
 )
 from quantmesh.mlops.v1.mlops_service_pb2_grpc import MlopsServiceStub
 from runtime import grpc_client
@@ -34,11 +34,7 @@ def promote(
     as_json: bool,
 ) -> None:
     """Make a version the champion."""
-    if not _DIGEST.fullmatch(version):
-        raise typer.BadParameter(
-            f"{version!r} is not the digest of a version: all its 64 characters (0-9, a-f) are needed. Registering a "
-            "model answers them; `quantmesh status` and `quantmesh models` print those of what is deployed"
-        )
+    _check_digest(version)
     request_id = request_id or uuid.uuid4().hex
     request = PromoteRequest(
         strategy=strategy,
@@ -47,7 +43,11 @@ def promote(
         reason=reason,
         request_id=request_id,
     )
-    _change(lambda mlops: mlops.Promote(request, timeout=_DEADLINE_S), request_id, address, as_json)
+
+    async def ask(mlops: Any) -> dict[str, Any]:
+        return convert.change(await mlops.Promote(request, timeout=_DEADLINE_S))
+
+    _show(_change(ask, request_id, address, as_json), "all_swapped", as_json)
 
 
 def rollback(
@@ -63,35 +63,97 @@ def rollback(
     request = RollbackRequest(
         strategy=strategy, expected_generation=expected_generation, reason=reason, request_id=request_id
     )
-    _change(lambda mlops: mlops.Rollback(request, timeout=_DEADLINE_S), request_id, address, as_json)
+
+    async def ask(mlops: Any) -> dict[str, Any]:
+        return convert.change(await mlops.Rollback(request, timeout=_DEADLINE_S))
+
+    _show(_change(ask, request_id, address, as_json), "all_swapped", as_json)
 
 
-def _change(
-    ask: Callable[[Any], Awaitable[PromoteResponse | RollbackResponse]],
-    request_id: str,
+def start_shadow(
+    strategy: str,
+    version: str,
+    expected_generation: int | None,
+    reason: str,
+    request_id: str | None,
     address: str | None,
     as_json: bool,
 ) -> None:
+    """Make a version the challenger."""
+    _check_digest(version)
+    request_id = request_id or uuid.uuid4().hex
+    request = StartShadowRequest(
+        strategy=strategy,
+        version=version,
+        expected_generation=expected_generation,
+        reason=reason,
+        request_id=request_id,
+    )
+
+    async def ask(mlops: Any) -> dict[str, Any]:
+        return convert.shadow_started(await mlops.StartShadow(request, timeout=_DEADLINE_S))
+
+    _show(_change(ask, request_id, address, as_json), "all_ready", as_json)
+
+
+def stop_shadow(
+    strategy: str,
+    expected_generation: int | None,
+    reason: str,
+    request_id: str | None,
+    address: str | None,
+    as_json: bool,
+) -> None:
+    """Take the challenger away."""
+    request_id = request_id or uuid.uuid4().hex
+    request = StopShadowRequest(
+        strategy=strategy, expected_generation=expected_generation, reason=reason, request_id=request_id
+    )
+
+    async def ask(mlops: Any) -> dict[str, Any]:
+        return convert.change(await mlops.StopShadow(request, timeout=_DEADLINE_S))
+
+    _show(_change(ask, request_id, address, as_json), "all_swapped", as_json)
+
+
+def _check_digest(version: str) -> None:
+    if not _DIGEST.fullmatch(version):
+        raise typer.BadParameter(
+            f"{version!r} is not the digest of a version: all its 64 characters (0-9, a-f) are needed. Registering a "
+            "model answers them; `quantmesh status` and `quantmesh models` print those of what is deployed"
+        )
+
+
+def _change(
+    ask: Callable[[Any], Awaitable[dict[str, Any]]], request_id: str, address: str | None, as_json: bool
+) -> dict[str, Any]:
     target, absent = places.find(as_json).mlops(address)
 
     async def work() -> dict[str, Any]:
         async with grpc_client.channel(target) as channel:
-            return convert.change(await ask(MlopsServiceStub(channel)))
+            return await ask(MlopsServiceStub(channel))
 
     change = call(work(), as_json, absent=absent, request_id=request_id)
-    _show({**change, "request_id": request_id}, as_json)
+    return {**change, "request_id": request_id}
 
 
-def _show(change: dict[str, Any], as_json: bool) -> None:
+def _show(change: dict[str, Any], all_of_them: str, as_json: bool) -> None:
+    """`all_of_them` is what says that every replica does what was asked."""
     deployment, replicas = change["deployment"], change["replicas"]
     columns = ("replica_id", "address", "generation", "swapped", "error")
     facts = [*deployment.items(), ("elapsed_ms", round(change["elapsed_ms"], 1)), ("request_id", change["request_id"])]
-    rows = [[replica[column] for column in columns] for replica in replicas]
+    rows = [[*(replica[column] for column in columns), *_shadow_cells(replica["shadow"])] for replica in replicas]
     title = "Replicas" if replicas else "Replicas: none is live"
-    show(as_json, change, table("Deployment", ("", ""), facts), table(title, columns, rows))
+    names = (*columns, "challenger ready", "challenger error")
+    show(as_json, change, table("Deployment", ("", ""), facts), table(title, names, rows))
     generation = deployment["generation"]
-    if not change["all_swapped"]:
-        typer.echo(f"not every replica serves generation {generation} yet", err=True)
+    if not change[all_of_them]:
+        what = "scores with the challenger" if all_of_them == "all_ready" else f"serves generation {generation}"
+        typer.echo(f"not every replica {what} yet", err=True)
         raise typer.Exit(EX_FAILED)
     if not replicas:
         typer.echo(f"no replica is live: generation {generation} is recorded, and nothing serves it yet", err=True)
+
+
+def _shadow_cells(shadow: dict[str, Any] | None) -> tuple[object, object]:
+    return (None, None) if shadow is None else (shadow["ready"], shadow["error"])

@@ -41,7 +41,7 @@ def run(as_json: bool) -> None:
 
 def _tables(state: dict[str, Any], headline: str) -> list[RenderableType]:
     why = state["errors"]
-    columns = ("strategy", "generation", "champion_version", "serving", "updated_at", "reason")
+    columns = ("strategy", "generation", "champion_version", "serving", "challenger_version", "updated_at", "reason")
     rows = [[each[column] for column in columns] for each in map(_with_serving, state["deployments"] or ())]
     title = f"Deployments: mlops_svc cannot be asked: {why.get('deployments')}"
     if state["deployments"] is not None:
@@ -57,7 +57,11 @@ def _tables(state: dict[str, Any], headline: str) -> list[RenderableType]:
 
 def _with_serving(deployment: dict[str, Any]) -> dict[str, Any]:
     replicas = deployment["replicas"]
-    return {**deployment, "serving": f"{sum(replica['swapped'] for replica in replicas)} of {len(replicas)}"}
+    return {
+        **deployment,
+        "serving": f"{sum(replica['swapped'] for replica in replicas)} of {len(replicas)}",
+        "challenger_version": deployment["challenger_version"] or None,
+    }
 
 
 async def _state(place: Place) -> dict[str, Any]:

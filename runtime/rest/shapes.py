@@ -31,7 +31,7 @@ class PredictBody(_Body):
     model_name: Text = Field(
         default="champion",
         description="`champion`, `{strategy}`, `{strategy}@champion` or a version digest. `challenger` and "
-        "`{strategy}@challenger` are reserved: not found until a challenger can be deployed.",
+        "`{strategy}@challenger` are not found while no challenger is deployed.",
     )
     request_id: Text = Field(default="", description="Identity of the call, echoed; default: one is made.")
     metadata: dict[Text, Text] = Field(default={}, description="Free labels, echoed.")

@@ -29,7 +29,16 @@ SERVICES = [
         mlops_service_pb2.DESCRIPTOR.services_by_name["MlopsService"],
         mlops_service_pb2_grpc.MlopsServiceServicer,
         MlopsServicer,
-        {"RegisterModel", "Promote", "Rollback", "GetDeployment", "ListDeployments", "WatchDeployments"},
+        {
+            "RegisterModel",
+            "Promote",
+            "Rollback",
+            "StartShadow",
+            "StopShadow",
+            "GetDeployment",
+            "ListDeployments",
+            "WatchDeployments",
+        },
     ),
 ]
 

@@ -64,6 +64,47 @@ def table(*entries: float) -> bytes:
     return bytes(model.SerializeToString())
 
 
+@cache
+def looping() -> bytes:
+    """A model that goes round a loop as often as the greatest first feature of its rows says; then their sum."""
+    body = helper.make_graph(
+        [helper.make_node("Identity", ["on"], ["still_on"]), helper.make_node("Add", ["before", "one"], ["after"])],
+        "body",
+        [
+            helper.make_tensor_value_info("number", TensorProto.INT64, []),
+            helper.make_tensor_value_info("on", TensorProto.BOOL, []),
+            helper.make_tensor_value_info("before", TensorProto.FLOAT, []),
+        ],
+        [
+            helper.make_tensor_value_info("still_on", TensorProto.BOOL, []),
+            helper.make_tensor_value_info("after", TensorProto.FLOAT, []),
+        ],
+    )
+    graph = helper.make_graph(
+        [
+            helper.make_node("Gather", ["rows", "first"], ["column"], axis=1),
+            helper.make_node("ReduceMax", ["column"], ["greatest"], keepdims=0),
+            helper.make_node("Cast", ["greatest"], ["rounds"], to=TensorProto.INT64),
+            helper.make_node("Loop", ["rounds", "yes", "zero"], ["counted"], body=body),
+            helper.make_node("Mul", ["counted", "zero"], ["nothing"]),
+            helper.make_node("ReduceSum", ["rows", "axes"], ["sum"], keepdims=0),
+            helper.make_node("Add", ["sum", "nothing"], ["prediction"]),
+        ],
+        "looping",
+        [helper.make_tensor_value_info("rows", TensorProto.FLOAT, [None, len(FEATURES)])],
+        [helper.make_tensor_value_info("prediction", TensorProto.FLOAT, [None])],
+        [
+            numpy_helper.from_array(np.array(0, np.int64), "first"),
+            numpy_helper.from_array(np.array([1], np.int64), "axes"),
+            numpy_helper.from_array(np.array(True), "yes"),
+            numpy_helper.from_array(np.array(0, np.float32), "zero"),
+            numpy_helper.from_array(np.array(1, np.float32), "one"),
+        ],
+    )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=9)
+    return bytes(model.SerializeToString())
+
+
 def expected(level: float, row: Sequence[float]) -> float:
     """What `ridge(level)` predicts."""
     return float(np.dot(row, [0.1, -0.2, 0.3]) + level)

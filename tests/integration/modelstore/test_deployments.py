@@ -297,3 +297,57 @@ async def test_deployments_survive_a_restart_of_redis_and_watchers_go_on(tmp_pat
                 assert await asyncio.wait_for(waiting, 10) == second
             assert (await promote(store, A, request_id="r1")).generation == 1
             assert await store.get(S) == second
+
+
+async def suits(_: Deployment) -> None:
+    """Every challenger suits."""
+
+
+async def start_shadow(
+    store: DeploymentStore, version: str, *, expected: int | None = None, request_id: str = "", reason: str = ""
+) -> Deployment:
+    return await store.start_shadow(
+        S, version, suits, expected_generation=expected, reason=reason, request_id=request_id
+    )
+
+
+async def test_a_shadow_is_started_and_stopped_with_an_event_each(store: DeploymentStore, redis: Redis) -> None:
+    await promote(store, A)
+    started = await start_shadow(store, B, expected=1, request_id="r2", reason="newer")
+    assert (started.champion_version, started.challenger_version, started.generation) == (A, B, 2)
+    assert await store.get(S) == started
+    replaced = await start_shadow(store, C, request_id="r3")
+    assert replaced.challenger_version == C
+    stopped = await store.stop_shadow(S, expected_generation=3, reason="seen", request_id="r4")
+    assert (stopped.challenger_version, stopped.generation, stopped.reason) == ("", 4, "seen")
+    assert [(event.type, event.request_id) for event in await events(redis)][1:] == [
+        (deployment_pb2.EVENT_TYPE_SHADOW_STARTED, "r2"),
+        (deployment_pb2.EVENT_TYPE_SHADOW_STARTED, "r3"),
+        (deployment_pb2.EVENT_TYPE_SHADOW_STOPPED, "r4"),
+    ]
+
+
+async def test_a_shadow_that_is_asked_for_again_gives_the_first_answer(store: DeploymentStore, redis: Redis) -> None:
+    await promote(store, A)
+    first = await start_shadow(store, B, request_id="r")
+    await promote(store, B)
+    assert await start_shadow(store, B, request_id="r") == first, "though it is the champion by now"
+    with pytest.raises(InvalidInputError) as reused:
+        await start_shadow(store, C, request_id="r")
+    assert reused.value.reason == "REQUEST_ID_REUSED"
+    assert len(await events(redis)) == 3
+
+
+async def test_a_challenger_that_does_not_suit_changes_nothing(store: DeploymentStore, redis: Redis) -> None:
+    before = await promote(store, A)
+    seen: list[Deployment] = []
+
+    async def refuse(deployment: Deployment) -> None:
+        seen.append(deployment)
+        raise FailedPreconditionError("no", reason="NO")
+
+    with pytest.raises(FailedPreconditionError):
+        await store.start_shadow(S, B, refuse, expected_generation=None, reason="", request_id="r")
+    assert [(each.champion_version, each.challenger_version) for each in seen] == [(A, B)]
+    assert await store.get(S) == before
+    assert not await redis.exists(keys.request("r"))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import time
 
 import pytest
@@ -10,7 +11,7 @@ from redis.asyncio import Redis
 
 from modelstore import keys
 from modelstore.deployments import Deployment, DeploymentStore
-from modelstore.replicas import ReplicaBoard, ReplicaState, Served
+from modelstore.replicas import ReplicaBoard, ReplicaState, Served, Shadow
 from tests.waiting import until
 
 S = "us_equities"
@@ -125,3 +126,40 @@ async def test_waiting_does_not_wait_for_the_dead_nor_when_there_is_nobody(board
     assert await asyncio.wait_for(board.wait_for(deployed(1), timeout_s=30), 5) == []
     await board.report("dies", "x:1", {S: Served(1, A)}, {}, 100)
     assert await asyncio.wait_for(board.wait_for(deployed(2), timeout_s=30), 5) == []
+
+
+async def test_a_start_is_settled_by_who_scores_who_cannot_and_who_went_on(board: ReplicaBoard, redis: Redis) -> None:
+    store = DeploymentStore(redis)
+
+    async def suits(_: Deployment) -> None:
+        """Every challenger suits."""
+
+    await store.promote(S, A, expected_generation=None, reason="", request_id="")
+    started = await store.start_shadow(S, B, suits, expected_generation=None, reason="", request_id="")
+    reports = {
+        "loading": {S: Shadow(B)},
+        "ready": {S: Shadow(B, True, "", 7, 1)},
+        "unable": {S: Shadow(B, False, "no memory")},
+        "of another": {S: Shadow("c" * 64, True)},
+    }
+    for replica, shadows in reports.items():
+        await board.report(replica, "x:1", {S: Served.of(started)}, {}, MINUTE_MS, shadows)
+    await board.report("behind", "x:1", {S: Served(1, A)}, {}, MINUTE_MS)
+    states = {state.replica_id: state for state in await board.statuses(started)}
+    assert states["ready"].shadow == Shadow(B, True, "", 7, 1)
+    assert [name for name, state in states.items() if state.shadows(B)] == ["ready"]
+    assert {name for name, state in states.items() if state.settled(started, B)} == {"ready", "unable"}
+    assert {name for name, state in states.items() if state.settled(started, "")} == states.keys() - {"behind"}
+
+    stopped = await store.stop_shadow(S, expected_generation=None, reason="", request_id="")
+    await board.report("loading", "x:1", {S: Served.of(stopped)}, {}, MINUTE_MS)
+    settled = {state.replica_id for state in await board.statuses(started) if state.settled(started, B)}
+    assert settled == {"ready", "unable", "loading"}
+
+
+async def test_a_report_of_before_there_were_challengers_is_read(board: ReplicaBoard, redis: Redis) -> None:
+    await board.report("a", "x:1", {S: Served(3, A)}, {}, MINUTE_MS)
+    document = {"address": "x:1", "serving": {S: [3, A]}, "errors": {}}
+    await redis.hset(keys.REPORTS, "a", json.dumps(document))
+    (state,) = await board.statuses(deployed(3))
+    assert (state.swapped, state.shadow) == (True, None)

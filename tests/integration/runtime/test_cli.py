@@ -24,7 +24,7 @@ from quantmesh.inference.v1.inference_service_pb2_grpc import (
 )
 from quantmesh.inference.v1.model_pb2 import Model
 from quantmesh.mlops.v1 import mlops_service_pb2 as mlops_pb
-from quantmesh.mlops.v1.deployment_pb2 import Deployment, ReplicaStatus
+from quantmesh.mlops.v1.deployment_pb2 import Deployment, ReplicaStatus, ShadowStatus
 from quantmesh.mlops.v1.mlops_service_pb2_grpc import MlopsServiceServicer, add_MlopsServiceServicer_to_server
 from runtime.errors import FailedPreconditionError, InvalidInputError, QuantmeshError, UnavailableError
 from runtime.grpc_server import MeshServer, ServerConfig
@@ -100,6 +100,22 @@ class Mlops(MlopsServiceServicer):
         self.requests.append(request)
         return mlops_pb.RollbackResponse(
             deployment=Deployment(strategy=request.strategy, champion_version=VERSION, generation=5), all_swapped=True
+        )
+
+    async def StartShadow(self, request: Any, context: grpc.aio.ServicerContext) -> mlops_pb.StartShadowResponse:
+        self.requests.append(request)
+        return mlops_pb.StartShadowResponse(
+            deployment=Deployment(
+                strategy=request.strategy, champion_version=VERSION, challenger_version=request.version, generation=4
+            ),
+            replicas=self.replicas,
+            all_ready=all(replica.shadow.ready for replica in self.replicas),
+        )
+
+    async def StopShadow(self, request: Any, context: grpc.aio.ServicerContext) -> mlops_pb.StopShadowResponse:
+        self.requests.append(request)
+        return mlops_pb.StopShadowResponse(
+            deployment=deployed(request.strategy), replicas=self.replicas, all_swapped=True
         )
 
     async def ListDeployments(
@@ -301,6 +317,51 @@ async def test_rollback(quantmesh: Command, mlops: Mlops) -> None:
     request = mlops.requests[0]
     assert (request.strategy, request.reason, request.request_id) == ("equities", "drawdown", "mine")
     assert said.err == "no replica is live: generation 5 is recorded, and nothing serves it yet\n"
+
+
+async def test_shadow_start_names_the_replicas_that_do_not_score_with_the_challenger(
+    quantmesh: Command, mlops: Mlops
+) -> None:
+    challenger = "c" * 64
+    shadow = ShadowStatus(challenger_version=challenger, error="no memory", rows_scored=5, rows_dropped=1)
+    mlops.replicas = [ReplicaStatus(replica_id="r1", address="h:1", generation=4, swapped=True, shadow=shadow)]
+    said = await quantmesh("shadow", "start", "equities", challenger, "--expected-generation", "3", "--json")
+    assert said.code == 1
+    assert "not every replica scores with the challenger yet" in said.err
+    answer = json.loads(said.out)
+    assert answer["deployment"]["challenger_version"] == challenger
+    assert answer["replicas"][0]["shadow"] == {
+        "challenger_version": challenger,
+        "ready": False,
+        "error": "no memory",
+        "rows_scored": 5,
+        "rows_dropped": 1,
+    }
+    request = mlops.requests[0]
+    assert (request.strategy, request.version, request.expected_generation) == ("equities", challenger, 3)
+    assert answer["request_id"] == request.request_id
+    mlops.replicas[0].shadow.ready = True
+    said = await quantmesh("shadow", "start", "equities", challenger, "--reason", "newer", "--request-id", "mine")
+    assert said.code == 0, said.err
+    assert challenger in said.out
+    assert (mlops.requests[1].reason, mlops.requests[1].request_id) == ("newer", "mine")
+    said = await quantmesh("shadow", "start", "equities", challenger[:12])
+    assert (said.code, len(mlops.requests)) == (2, 2)
+
+
+async def test_shadow_stop(quantmesh: Command, mlops: Mlops) -> None:
+    said = await quantmesh("shadow", "stop", "equities", "--expected-generation", "4", "--reason", "seen")
+    assert said.code == 0, said.err
+    request = mlops.requests[0]
+    assert (request.strategy, request.expected_generation, request.reason) == ("equities", 4, "seen")
+
+
+@pytest.mark.parametrize("command", ["start", "stop", "pairs"])
+async def test_the_commands_of_shadow_have_help_with_an_example(tmp_path: Path, command: str) -> None:
+    said = await Command(tmp_path)("shadow", command, "--help")
+    assert said.code == 0
+    assert f"$ quantmesh shadow {command}" in said.out
+    assert "--json" in said.out
 
 
 async def test_a_change_that_may_have_been_made_can_be_asked_for_again(quantmesh: Command, mlops: Mlops) -> None:

@@ -66,6 +66,13 @@ def loaded(
 
 
 def serving(
-    strategy: str, generation: int = 1, *, previous: LoadedModel | None = None, champion: LoadedModel | None = None
+    strategy: str,
+    generation: int = 1,
+    *,
+    previous: LoadedModel | None = None,
+    champion: LoadedModel | None = None,
+    challenger_version: str = "",
+    challenger: LoadedModel | None = None,
 ) -> Serving:
-    return Serving(strategy, generation, champion or loaded("a" * 64, strategy=strategy), previous)
+    champion = champion or loaded("a" * 64, strategy=strategy)
+    return Serving(strategy, generation, champion, previous, challenger_version, challenger)

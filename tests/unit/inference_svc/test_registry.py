@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from inference_svc.registry import Registry, Snapshot
-from runtime.errors import InvalidInputError, NotFoundError
+from runtime.errors import InvalidInputError, NotFoundError, UnavailableError
 from tests.unit.inference_svc.loaded import loaded, serving
 
 X, Y, Z = ("1" * 64, "2" * 64, "3" * 64)
@@ -66,3 +66,31 @@ def test_a_swap_leaves_whoever_holds_the_old_snapshot_alone() -> None:
     assert held.resolve("momentum").loaded.version == X
     assert registry.current.resolve("momentum").loaded.version == Y
     assert registry.current.resolve("carry").loaded.version == Z
+
+
+def test_a_challenger_has_its_names_and_its_digest_while_it_is_ready() -> None:
+    ready = serving("momentum", 7, champion=loaded(X), previous=loaded(Y), challenger_version=Z, challenger=loaded(Z))
+    one = Snapshot({"momentum": ready}, None)
+    for name in ("challenger", "momentum@challenger", Z):
+        found = one.resolve(name)
+        assert (found.loaded.version, found.role, found.generation) == (Z, "challenger", 7)
+    assert [target.role for target in one.targets()] == ["champion", "challenger", "previous"]
+    assert one.resolve("champion").loaded.version == X
+
+
+def test_a_challenger_that_is_not_ready_is_told_from_one_that_is_not_there() -> None:
+    waiting = serving("momentum", champion=loaded(X), challenger_version=Z)
+    one = Snapshot({"momentum": waiting, "carry": serving("carry", champion=loaded(Y))}, "momentum")
+    for name in ("challenger", "momentum@challenger"):
+        with pytest.raises(UnavailableError) as raised:
+            one.resolve(name)
+        assert (raised.value.reason, raised.value.retry_after_s) == ("CHALLENGER_NOT_READY", 1.0)
+    assert reason(one, "carry@challenger") == "UNKNOWN_MODEL"
+    assert reason(one, Z) == "UNKNOWN_MODEL"
+
+
+def test_a_digest_means_what_is_in_this_process_before_what_is_beside_it() -> None:
+    both = serving("momentum", champion=loaded(X), previous=loaded(Y), challenger_version=Y, challenger=loaded(Y))
+    one = Snapshot({"momentum": both}, None)
+    assert one.resolve(Y).role == "previous"
+    assert one.resolve("challenger").role == "challenger"

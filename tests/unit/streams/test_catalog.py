@@ -14,7 +14,7 @@ from streams.catalog import Retention
 CATALOG = load_catalog(partitions=4)
 
 
-def test_the_seven_streams_are_there_with_their_groups_and_one_of_the_systems_own() -> None:
+def test_the_seven_streams_are_there_with_their_groups_and_two_of_the_systems_own() -> None:
     assert {name: stream.group for name, stream in CATALOG.streams.items()} == {
         "market_data.l1": "market_data_consumer",
         "market_data.trades": "trade_consumer",
@@ -22,6 +22,7 @@ def test_the_seven_streams_are_there_with_their_groups_and_one_of_the_systems_ow
         "features.pit": "trading_service",
         "features.held.{strategy}": "trading_service",
         "signals.{strategy}": "execution_service",
+        "shadow.{strategy}": "shadow_evaluation",
         "orders": "order_manager",
         "fills": "pnl_service",
     }

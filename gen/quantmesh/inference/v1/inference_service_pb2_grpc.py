@@ -30,7 +30,8 @@ class InferenceServiceStub:
 
     Wherever a model is named: `champion` (of the default strategy), `{strategy}` (its champion), `{strategy}@champion`,
     `challenger` and `{strategy}@challenger` (NOT_FOUND while no challenger is deployed), or a version digest of a loaded
-    model.
+    model. A challenger is scored in a process of its own, with what the champions leave of the machine: while it is not
+    there, the call is UNAVAILABLE (reason CHALLENGER_NOT_READY) with a RetryInfo.
 
     Wherever rows are scored: a call that could not be answered before its deadline, or within the service's latency
     objective, because of what waits before it is refused at once, RESOURCE_EXHAUSTED (reason OVERLOADED) with a RetryInfo;
@@ -75,7 +76,8 @@ class InferenceServiceServicer:
 
     Wherever a model is named: `champion` (of the default strategy), `{strategy}` (its champion), `{strategy}@champion`,
     `challenger` and `{strategy}@challenger` (NOT_FOUND while no challenger is deployed), or a version digest of a loaded
-    model.
+    model. A challenger is scored in a process of its own, with what the champions leave of the machine: while it is not
+    there, the call is UNAVAILABLE (reason CHALLENGER_NOT_READY) with a RetryInfo.
 
     Wherever rows are scored: a call that could not be answered before its deadline, or within the service's latency
     objective, because of what waits before it is refused at once, RESOURCE_EXHAUSTED (reason OVERLOADED) with a RetryInfo;
@@ -165,7 +167,8 @@ class InferenceService:
 
     Wherever a model is named: `champion` (of the default strategy), `{strategy}` (its champion), `{strategy}@champion`,
     `challenger` and `{strategy}@challenger` (NOT_FOUND while no challenger is deployed), or a version digest of a loaded
-    model.
+    model. A challenger is scored in a process of its own, with what the champions leave of the machine: while it is not
+    there, the call is UNAVAILABLE (reason CHALLENGER_NOT_READY) with a RetryInfo.
 
     Wherever rows are scored: a call that could not be answered before its deadline, or within the service's latency
     objective, because of what waits before it is refused at once, RESOURCE_EXHAUSTED (reason OVERLOADED) with a RetryInfo;

@@ -25,19 +25,21 @@ _sym_db = _symbol_database.Default()
 from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n#quantmesh/mlops/v1/deployment.proto\x12\x12quantmesh.mlops.v1\x1a\x1fgoogle/protobuf/timestamp.proto\"\xa6\x01\n\nDeployment\x12\x10\n\x08strategy\x18\x01 \x01(\t\x12\x18\n\x10\x63hampion_version\x18\x02 \x01(\t\x12\x18\n\x10previous_version\x18\x03 \x01(\t\x12\x12\n\ngeneration\x18\x04 \x01(\x04\x12.\n\nupdated_at\x18\x05 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x0e\n\x06reason\x18\x06 \x01(\t\"h\n\rReplicaStatus\x12\x12\n\nreplica_id\x18\x01 \x01(\t\x12\x0f\n\x07\x61\x64\x64ress\x18\x02 \x01(\t\x12\x12\n\ngeneration\x18\x03 \x01(\x04\x12\x0f\n\x07swapped\x18\x04 \x01(\x08\x12\r\n\x05\x65rror\x18\x05 \x01(\t\"\x86\x01\n\x0f\x44\x65ploymentEvent\x12+\n\x04type\x18\x01 \x01(\x0e\x32\x1d.quantmesh.mlops.v1.EventType\x12\x32\n\ndeployment\x18\x02 \x01(\x0b\x32\x1e.quantmesh.mlops.v1.Deployment\x12\x12\n\nrequest_id\x18\x03 \x01(\t*\\\n\tEventType\x12\x1a\n\x16\x45VENT_TYPE_UNSPECIFIED\x10\x00\x12\x17\n\x13\x45VENT_TYPE_PROMOTED\x10\x01\x12\x1a\n\x16\x45VENT_TYPE_ROLLED_BACK\x10\x02\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n#quantmesh/mlops/v1/deployment.proto\x12\x12quantmesh.mlops.v1\x1a\x1fgoogle/protobuf/timestamp.proto\"\xc2\x01\n\nDeployment\x12\x10\n\x08strategy\x18\x01 \x01(\t\x12\x18\n\x10\x63hampion_version\x18\x02 \x01(\t\x12\x18\n\x10previous_version\x18\x03 \x01(\t\x12\x12\n\ngeneration\x18\x04 \x01(\x04\x12.\n\nupdated_at\x18\x05 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x0e\n\x06reason\x18\x06 \x01(\t\x12\x1a\n\x12\x63hallenger_version\x18\x07 \x01(\t\"\x9a\x01\n\rReplicaStatus\x12\x12\n\nreplica_id\x18\x01 \x01(\t\x12\x0f\n\x07\x61\x64\x64ress\x18\x02 \x01(\t\x12\x12\n\ngeneration\x18\x03 \x01(\x04\x12\x0f\n\x07swapped\x18\x04 \x01(\x08\x12\r\n\x05\x65rror\x18\x05 \x01(\t\x12\x30\n\x06shadow\x18\x06 \x01(\x0b\x32 .quantmesh.mlops.v1.ShadowStatus\"s\n\x0cShadowStatus\x12\x1a\n\x12\x63hallenger_version\x18\x01 \x01(\t\x12\r\n\x05ready\x18\x02 \x01(\x08\x12\r\n\x05\x65rror\x18\x03 \x01(\t\x12\x13\n\x0brows_scored\x18\x04 \x01(\x04\x12\x14\n\x0crows_dropped\x18\x05 \x01(\x04\"\x86\x01\n\x0f\x44\x65ploymentEvent\x12+\n\x04type\x18\x01 \x01(\x0e\x32\x1d.quantmesh.mlops.v1.EventType\x12\x32\n\ndeployment\x18\x02 \x01(\x0b\x32\x1e.quantmesh.mlops.v1.Deployment\x12\x12\n\nrequest_id\x18\x03 \x01(\t*\x9a\x01\n\tEventType\x12\x1a\n\x16\x45VENT_TYPE_UNSPECIFIED\x10\x00\x12\x17\n\x13\x45VENT_TYPE_PROMOTED\x10\x01\x12\x1a\n\x16\x45VENT_TYPE_ROLLED_BACK\x10\x02\x12\x1d\n\x19\x45VENT_TYPE_SHADOW_STARTED\x10\x03\x12\x1d\n\x19\x45VENT_TYPE_SHADOW_STOPPED\x10\x04\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'quantmesh.mlops.v1.deployment_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_EVENTTYPE']._serialized_start=504
-  _globals['_EVENTTYPE']._serialized_end=596
+  _globals['_EVENTTYPE']._serialized_start=701
+  _globals['_EVENTTYPE']._serialized_end=855
   _globals['_DEPLOYMENT']._serialized_start=93
-  _globals['_DEPLOYMENT']._serialized_end=259
-  _globals['_REPLICASTATUS']._serialized_start=261
-  _globals['_REPLICASTATUS']._serialized_end=365
-  _globals['_DEPLOYMENTEVENT']._serialized_start=368
-  _globals['_DEPLOYMENTEVENT']._serialized_end=502
+  _globals['_DEPLOYMENT']._serialized_end=287
+  _globals['_REPLICASTATUS']._serialized_start=290
+  _globals['_REPLICASTATUS']._serialized_end=444
+  _globals['_SHADOWSTATUS']._serialized_start=446
+  _globals['_SHADOWSTATUS']._serialized_end=561
+  _globals['_DEPLOYMENTEVENT']._serialized_start=564
+  _globals['_DEPLOYMENTEVENT']._serialized_end=698
 # @@protoc_insertion_point(module_scope)

@@ -30,6 +30,10 @@ class _EventTypeEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_EventType.V
     """A version became champion."""
     EVENT_TYPE_ROLLED_BACK: _EventType.ValueType  # 2
     """The previous champion came back."""
+    EVENT_TYPE_SHADOW_STARTED: _EventType.ValueType  # 3
+    """A version became challenger."""
+    EVENT_TYPE_SHADOW_STOPPED: _EventType.ValueType  # 4
+    """The challenger was taken away."""
 
 class EventType(_EventType, metaclass=_EventTypeEnumTypeWrapper):
     """EventType is what happened to a deployment."""
@@ -40,6 +44,10 @@ EVENT_TYPE_PROMOTED: EventType.ValueType  # 1
 """A version became champion."""
 EVENT_TYPE_ROLLED_BACK: EventType.ValueType  # 2
 """The previous champion came back."""
+EVENT_TYPE_SHADOW_STARTED: EventType.ValueType  # 3
+"""A version became challenger."""
+EVENT_TYPE_SHADOW_STOPPED: EventType.ValueType  # 4
+"""The challenger was taken away."""
 Global___EventType: _TypeAlias = EventType  # noqa: Y015
 
 @_typing.final
@@ -54,6 +62,7 @@ class Deployment(_message.Message):
     GENERATION_FIELD_NUMBER: _builtins.int
     UPDATED_AT_FIELD_NUMBER: _builtins.int
     REASON_FIELD_NUMBER: _builtins.int
+    CHALLENGER_VERSION_FIELD_NUMBER: _builtins.int
     strategy: _builtins.str
     """Strategy; its identity."""
     champion_version: _builtins.str
@@ -66,6 +75,10 @@ class Deployment(_message.Message):
     """
     reason: _builtins.str
     """Why it last changed, as the operator put it."""
+    challenger_version: _builtins.str
+    """Version that scores the champion's rows in shadow: it answers nobody and makes no signals. Never the champion; empty
+    when there is none.
+    """
     @_builtins.property
     def updated_at(self) -> _timestamp_pb2.Timestamp:
         """When it last changed (UTC)."""
@@ -79,10 +92,11 @@ class Deployment(_message.Message):
         generation: _builtins.int = ...,
         updated_at: _timestamp_pb2.Timestamp | None = ...,
         reason: _builtins.str = ...,
+        challenger_version: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["updated_at", b"updated_at"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["champion_version", b"champion_version", "generation", b"generation", "previous_version", b"previous_version", "reason", b"reason", "strategy", b"strategy", "updated_at", b"updated_at"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["challenger_version", b"challenger_version", "champion_version", b"champion_version", "generation", b"generation", "previous_version", b"previous_version", "reason", b"reason", "strategy", b"strategy", "updated_at", b"updated_at"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -99,6 +113,7 @@ class ReplicaStatus(_message.Message):
     GENERATION_FIELD_NUMBER: _builtins.int
     SWAPPED_FIELD_NUMBER: _builtins.int
     ERROR_FIELD_NUMBER: _builtins.int
+    SHADOW_FIELD_NUMBER: _builtins.int
     replica_id: _builtins.str
     """Identity of the replica's process."""
     address: _builtins.str
@@ -109,6 +124,10 @@ class ReplicaStatus(_message.Message):
     """True when it serves that deployment (its generation, with its champion), or the one that has followed it by now."""
     error: _builtins.str
     """Why it could not load, in the replica's words; empty when there was no error."""
+    @_builtins.property
+    def shadow(self) -> Global___ShadowStatus:
+        """How it stands with the challenger of the deployment that it serves; unset when that has none."""
+
     def __init__(
         self,
         *,
@@ -117,14 +136,53 @@ class ReplicaStatus(_message.Message):
         generation: _builtins.int = ...,
         swapped: _builtins.bool = ...,
         error: _builtins.str = ...,
+        shadow: Global___ShadowStatus | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["shadow", b"shadow"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["address", b"address", "error", b"error", "generation", b"generation", "replica_id", b"replica_id", "swapped", b"swapped"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["address", b"address", "error", b"error", "generation", b"generation", "replica_id", b"replica_id", "shadow", b"shadow", "swapped", b"swapped"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___ReplicaStatus: _TypeAlias = ReplicaStatus  # noqa: Y015
+
+@_typing.final
+class ShadowStatus(_message.Message):
+    """ShadowStatus says how one replica stands with a challenger."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    CHALLENGER_VERSION_FIELD_NUMBER: _builtins.int
+    READY_FIELD_NUMBER: _builtins.int
+    ERROR_FIELD_NUMBER: _builtins.int
+    ROWS_SCORED_FIELD_NUMBER: _builtins.int
+    ROWS_DROPPED_FIELD_NUMBER: _builtins.int
+    challenger_version: _builtins.str
+    """Version of the challenger."""
+    ready: _builtins.bool
+    """True while rows are scored with it: the replica's shadow process is up and has loaded it."""
+    error: _builtins.str
+    """Why it is not ready, in the replica's words; empty when it is, or is being loaded."""
+    rows_scored: _builtins.int
+    """Rows that challengers of this strategy have scored since the replica started."""
+    rows_dropped: _builtins.int
+    """Rows that no challenger of this strategy has scored, though it was to: dropped since the replica started."""
+    def __init__(
+        self,
+        *,
+        challenger_version: _builtins.str = ...,
+        ready: _builtins.bool = ...,
+        error: _builtins.str = ...,
+        rows_scored: _builtins.int = ...,
+        rows_dropped: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["challenger_version", b"challenger_version", "error", b"error", "ready", b"ready", "rows_dropped", b"rows_dropped", "rows_scored", b"rows_scored"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ShadowStatus: _TypeAlias = ShadowStatus  # noqa: Y015
 
 @_typing.final
 class DeploymentEvent(_message.Message):

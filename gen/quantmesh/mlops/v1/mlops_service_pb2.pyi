@@ -259,6 +259,158 @@ class RollbackResponse(_message.Message):
 Global___RollbackResponse: _TypeAlias = RollbackResponse  # noqa: Y015
 
 @_typing.final
+class StartShadowRequest(_message.Message):
+    """StartShadowRequest asks for a challenger."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    STRATEGY_FIELD_NUMBER: _builtins.int
+    VERSION_FIELD_NUMBER: _builtins.int
+    EXPECTED_GENERATION_FIELD_NUMBER: _builtins.int
+    REASON_FIELD_NUMBER: _builtins.int
+    REQUEST_ID_FIELD_NUMBER: _builtins.int
+    strategy: _builtins.str
+    """Strategy. Required."""
+    version: _builtins.str
+    """Version to score in shadow: 64 lower-case hexadecimal characters. Required."""
+    expected_generation: _builtins.int
+    """The generation that the caller saw; a different one is refused. Default: no check."""
+    reason: _builtins.str
+    """Why, for the record. At most 1,024 characters; default empty."""
+    request_id: _builtins.str
+    """Identity of the call. At most 128 characters; default: one is made."""
+    def __init__(
+        self,
+        *,
+        strategy: _builtins.str = ...,
+        version: _builtins.str = ...,
+        expected_generation: _builtins.int | None = ...,
+        reason: _builtins.str = ...,
+        request_id: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_expected_generation", b"_expected_generation", "expected_generation", b"expected_generation"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_expected_generation", b"_expected_generation", "expected_generation", b"expected_generation", "reason", b"reason", "request_id", b"request_id", "strategy", b"strategy", "version", b"version"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__expected_generation: _TypeAlias = _typing.Literal["expected_generation"]  # noqa: Y015
+    _WhichOneofArgType__expected_generation: _TypeAlias = _typing.Literal["_expected_generation", b"_expected_generation"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__expected_generation) -> _WhichOneofReturnType__expected_generation | None: ...
+
+Global___StartShadowRequest: _TypeAlias = StartShadowRequest  # noqa: Y015
+
+@_typing.final
+class StartShadowResponse(_message.Message):
+    """StartShadowResponse is the result of a start."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    DEPLOYMENT_FIELD_NUMBER: _builtins.int
+    REPLICAS_FIELD_NUMBER: _builtins.int
+    ALL_READY_FIELD_NUMBER: _builtins.int
+    ELAPSED_MS_FIELD_NUMBER: _builtins.int
+    all_ready: _builtins.bool
+    """True when every live replica scores with the challenger (also when there is none)."""
+    elapsed_ms: _builtins.float
+    """From the request to the answer, in milliseconds."""
+    @_builtins.property
+    def deployment(self) -> _deployment_pb2.Deployment:
+        """The deployment after it."""
+
+    @_builtins.property
+    def replicas(self) -> _containers.RepeatedCompositeFieldContainer[_deployment_pb2.ReplicaStatus]:
+        """The live replicas, by id."""
+
+    def __init__(
+        self,
+        *,
+        deployment: _deployment_pb2.Deployment | None = ...,
+        replicas: _abc.Iterable[_deployment_pb2.ReplicaStatus] | None = ...,
+        all_ready: _builtins.bool = ...,
+        elapsed_ms: _builtins.float = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["deployment", b"deployment"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["all_ready", b"all_ready", "deployment", b"deployment", "elapsed_ms", b"elapsed_ms", "replicas", b"replicas"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___StartShadowResponse: _TypeAlias = StartShadowResponse  # noqa: Y015
+
+@_typing.final
+class StopShadowRequest(_message.Message):
+    """StopShadowRequest asks for no challenger."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    STRATEGY_FIELD_NUMBER: _builtins.int
+    EXPECTED_GENERATION_FIELD_NUMBER: _builtins.int
+    REASON_FIELD_NUMBER: _builtins.int
+    REQUEST_ID_FIELD_NUMBER: _builtins.int
+    strategy: _builtins.str
+    """Strategy. Required."""
+    expected_generation: _builtins.int
+    """The generation that the caller saw; a different one is refused. Default: no check."""
+    reason: _builtins.str
+    """Why, for the record. At most 1,024 characters; default empty."""
+    request_id: _builtins.str
+    """Identity of the call. At most 128 characters; default: one is made."""
+    def __init__(
+        self,
+        *,
+        strategy: _builtins.str = ...,
+        expected_generation: _builtins.int | None = ...,
+        reason: _builtins.str = ...,
+        request_id: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_expected_generation", b"_expected_generation", "expected_generation", b"expected_generation"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_expected_generation", b"_expected_generation", "expected_generation", b"expected_generation", "reason", b"reason", "request_id", b"request_id", "strategy", b"strategy"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__expected_generation: _TypeAlias = _typing.Literal["expected_generation"]  # noqa: Y015
+    _WhichOneofArgType__expected_generation: _TypeAlias = _typing.Literal["_expected_generation", b"_expected_generation"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__expected_generation) -> _WhichOneofReturnType__expected_generation | None: ...
+
+Global___StopShadowRequest: _TypeAlias = StopShadowRequest  # noqa: Y015
+
+@_typing.final
+class StopShadowResponse(_message.Message):
+    """StopShadowResponse is the result of a stop."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    DEPLOYMENT_FIELD_NUMBER: _builtins.int
+    REPLICAS_FIELD_NUMBER: _builtins.int
+    ALL_SWAPPED_FIELD_NUMBER: _builtins.int
+    ELAPSED_MS_FIELD_NUMBER: _builtins.int
+    all_swapped: _builtins.bool
+    """True when every live replica has swapped (also when there is none)."""
+    elapsed_ms: _builtins.float
+    """From the request to the answer, in milliseconds."""
+    @_builtins.property
+    def deployment(self) -> _deployment_pb2.Deployment:
+        """The deployment after it."""
+
+    @_builtins.property
+    def replicas(self) -> _containers.RepeatedCompositeFieldContainer[_deployment_pb2.ReplicaStatus]:
+        """The live replicas, by id."""
+
+    def __init__(
+        self,
+        *,
+        deployment: _deployment_pb2.Deployment | None = ...,
+        replicas: _abc.Iterable[_deployment_pb2.ReplicaStatus] | None = ...,
+        all_swapped: _builtins.bool = ...,
+        elapsed_ms: _builtins.float = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["deployment", b"deployment"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["all_swapped", b"all_swapped", "deployment", b"deployment", "elapsed_ms", b"elapsed_ms", "replicas", b"replicas"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___StopShadowResponse: _TypeAlias = StopShadowResponse  # noqa: Y015
+
+@_typing.final
 class GetDeploymentRequest(_message.Message):
     """GetDeploymentRequest names a deployment."""
 

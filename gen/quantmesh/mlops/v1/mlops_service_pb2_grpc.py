@@ -53,6 +53,16 @@ class MlopsServiceStub:
                 request_serializer=quantmesh_dot_mlops_dot_v1_dot_mlops__service__pb2.RollbackRequest.SerializeToString,
                 response_deserializer=quantmesh_dot_mlops_dot_v1_dot_mlops__service__pb2.RollbackResponse.FromString,
                 _registered_method=True)
+        self.StartShadow = channel.unary_unary(
+                '/quantmesh.mlops.v1.MlopsService/StartShadow',
+                request_serializer=quantmesh_dot_mlops_dot_v1_dot_mlops__service__pb2.StartShadowRequest.SerializeToString,
+                response_deserializer=quantmesh_dot_mlops_dot_v1_dot_mlops__service__pb2.StartShadowResponse.FromString,
+                _registered_method=True)
+        self.StopShadow = channel.unary_unary(
+                '/quantmesh.mlops.v1.MlopsService/StopShadow',
+                request_serializer=quantmesh_dot_mlops_dot_v1_dot_mlops__service__pb2.StopShadowRequest.SerializeToString,
+                response_deserializer=quantmesh_dot_mlops_dot_v1_dot_mlops__service__pb2.StopShadowResponse.FromString,
+                _registered_method=True)
         self.GetDeployment = channel.unary_unary(
                 '/quantmesh.mlops.v1.MlopsService/GetDeployment',
                 request_serializer=quantmesh_dot_mlops_dot_v1_dot_mlops__service__pb2.GetDeploymentRequest.SerializeToString,
@@ -91,7 +101,8 @@ class MlopsServiceServicer:
 
     def Promote(self, request, context):
         """Promote makes a registered version the champion: one compare-and-set and one event, atomically. It answers when every
-        live replica serves the new champion, or when the wait is over, and says which do not.
+        live replica serves the new champion, or when the wait is over, and says which do not. A challenger that becomes
+        champion is no challenger any more; another one stays.
         Errors: NOT_FOUND (unknown version), FAILED_PRECONDITION (stale `expected_generation`; the version was made for
         another strategy; it is the champion already), INVALID_ARGUMENT.
         """
@@ -100,8 +111,30 @@ class MlopsServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def Rollback(self, request, context):
-        """Rollback makes the previous champion the champion again, as Promote does. The demoted version becomes `previous`.
+        """Rollback makes the previous champion the champion again, as Promote does. The demoted version becomes `previous`. A
+        challenger that becomes champion is no challenger any more; another one stays.
         Errors: NOT_FOUND (no such deployment), FAILED_PRECONDITION (there is no previous; stale `expected_generation`).
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def StartShadow(self, request, context):
+        """StartShadow makes a registered version the challenger, in place of the one before, if there was one: replicas score the
+        champion's rows with it too, off the path of answers and signals, and record both predictions in `shadow.{strategy}`.
+        One compare-and-set and one event, as Promote. It answers when every live replica scores with the challenger or cannot,
+        or when the wait is over, and says which do not.
+        Errors: NOT_FOUND (unknown version; no such deployment), FAILED_PRECONDITION (stale `expected_generation`; the version
+        was made for another strategy, or takes other columns than the champion; it is champion or challenger already),
+        INVALID_ARGUMENT.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def StopShadow(self, request, context):
+        """StopShadow takes the challenger away, as StartShadow brings it.
+        Errors: NOT_FOUND (no such deployment), FAILED_PRECONDITION (there is no challenger; stale `expected_generation`).
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -145,6 +178,16 @@ def add_MlopsServiceServicer_to_server(servicer, server):
                     servicer.Rollback,
                     request_deserializer=quantmesh_dot_mlops_dot_v1_dot_mlops__service__pb2.RollbackRequest.FromString,
                     response_serializer=quantmesh_dot_mlops_dot_v1_dot_mlops__service__pb2.RollbackResponse.SerializeToString,
+            ),
+            'StartShadow': grpc.unary_unary_rpc_method_handler(
+                    servicer.StartShadow,
+                    request_deserializer=quantmesh_dot_mlops_dot_v1_dot_mlops__service__pb2.StartShadowRequest.FromString,
+                    response_serializer=quantmesh_dot_mlops_dot_v1_dot_mlops__service__pb2.StartShadowResponse.SerializeToString,
+            ),
+            'StopShadow': grpc.unary_unary_rpc_method_handler(
+                    servicer.StopShadow,
+                    request_deserializer=quantmesh_dot_mlops_dot_v1_dot_mlops__service__pb2.StopShadowRequest.FromString,
+                    response_serializer=quantmesh_dot_mlops_dot_v1_dot_mlops__service__pb2.StopShadowResponse.SerializeToString,
             ),
             'GetDeployment': grpc.unary_unary_rpc_method_handler(
                     servicer.GetDeployment,
@@ -247,6 +290,60 @@ class MlopsService:
             '/quantmesh.mlops.v1.MlopsService/Rollback',
             quantmesh_dot_mlops_dot_v1_dot_mlops__service__pb2.RollbackRequest.SerializeToString,
             quantmesh_dot_mlops_dot_v1_dot_mlops__service__pb2.RollbackResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def StartShadow(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/quantmesh.mlops.v1.MlopsService/StartShadow',
+            quantmesh_dot_mlops_dot_v1_dot_mlops__service__pb2.StartShadowRequest.SerializeToString,
+            quantmesh_dot_mlops_dot_v1_dot_mlops__service__pb2.StartShadowResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def StopShadow(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/quantmesh.mlops.v1.MlopsService/StopShadow',
+            quantmesh_dot_mlops_dot_v1_dot_mlops__service__pb2.StopShadowRequest.SerializeToString,
+            quantmesh_dot_mlops_dot_v1_dot_mlops__service__pb2.StopShadowResponse.FromString,
             options,
             channel_credentials,
             insecure,

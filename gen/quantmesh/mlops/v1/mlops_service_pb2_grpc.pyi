@@ -47,13 +47,28 @@ class MlopsServiceStub:
     """
     Promote: _grpc.UnaryUnaryMultiCallable[_mlops_service_pb2.PromoteRequest, _mlops_service_pb2.PromoteResponse]
     """Promote makes a registered version the champion: one compare-and-set and one event, atomically. It answers when every
-    live replica serves the new champion, or when the wait is over, and says which do not.
+    live replica serves the new champion, or when the wait is over, and says which do not. A challenger that becomes
+    champion is no challenger any more; another one stays.
     Errors: NOT_FOUND (unknown version), FAILED_PRECONDITION (stale `expected_generation`; the version was made for
     another strategy; it is the champion already), INVALID_ARGUMENT.
     """
     Rollback: _grpc.UnaryUnaryMultiCallable[_mlops_service_pb2.RollbackRequest, _mlops_service_pb2.RollbackResponse]
-    """Rollback makes the previous champion the champion again, as Promote does. The demoted version becomes `previous`.
+    """Rollback makes the previous champion the champion again, as Promote does. The demoted version becomes `previous`. A
+    challenger that becomes champion is no challenger any more; another one stays.
     Errors: NOT_FOUND (no such deployment), FAILED_PRECONDITION (there is no previous; stale `expected_generation`).
+    """
+    StartShadow: _grpc.UnaryUnaryMultiCallable[_mlops_service_pb2.StartShadowRequest, _mlops_service_pb2.StartShadowResponse]
+    """StartShadow makes a registered version the challenger, in place of the one before, if there was one: replicas score the
+    champion's rows with it too, off the path of answers and signals, and record both predictions in `shadow.{strategy}`.
+    One compare-and-set and one event, as Promote. It answers when every live replica scores with the challenger or cannot,
+    or when the wait is over, and says which do not.
+    Errors: NOT_FOUND (unknown version; no such deployment), FAILED_PRECONDITION (stale `expected_generation`; the version
+    was made for another strategy, or takes other columns than the champion; it is champion or challenger already),
+    INVALID_ARGUMENT.
+    """
+    StopShadow: _grpc.UnaryUnaryMultiCallable[_mlops_service_pb2.StopShadowRequest, _mlops_service_pb2.StopShadowResponse]
+    """StopShadow takes the challenger away, as StartShadow brings it.
+    Errors: NOT_FOUND (no such deployment), FAILED_PRECONDITION (there is no challenger; stale `expected_generation`).
     """
     GetDeployment: _grpc.UnaryUnaryMultiCallable[_mlops_service_pb2.GetDeploymentRequest, _mlops_service_pb2.GetDeploymentResponse]
     """GetDeployment returns one deployment and the state of its replicas. Errors: NOT_FOUND."""
@@ -81,13 +96,28 @@ class MlopsServiceAsyncStub(MlopsServiceStub):
     """
     Promote: _aio.UnaryUnaryMultiCallable[_mlops_service_pb2.PromoteRequest, _mlops_service_pb2.PromoteResponse]  # type: ignore[assignment]
     """Promote makes a registered version the champion: one compare-and-set and one event, atomically. It answers when every
-    live replica serves the new champion, or when the wait is over, and says which do not.
+    live replica serves the new champion, or when the wait is over, and says which do not. A challenger that becomes
+    champion is no challenger any more; another one stays.
     Errors: NOT_FOUND (unknown version), FAILED_PRECONDITION (stale `expected_generation`; the version was made for
     another strategy; it is the champion already), INVALID_ARGUMENT.
     """
     Rollback: _aio.UnaryUnaryMultiCallable[_mlops_service_pb2.RollbackRequest, _mlops_service_pb2.RollbackResponse]  # type: ignore[assignment]
-    """Rollback makes the previous champion the champion again, as Promote does. The demoted version becomes `previous`.
+    """Rollback makes the previous champion the champion again, as Promote does. The demoted version becomes `previous`. A
+    challenger that becomes champion is no challenger any more; another one stays.
     Errors: NOT_FOUND (no such deployment), FAILED_PRECONDITION (there is no previous; stale `expected_generation`).
+    """
+    StartShadow: _aio.UnaryUnaryMultiCallable[_mlops_service_pb2.StartShadowRequest, _mlops_service_pb2.StartShadowResponse]  # type: ignore[assignment]
+    """StartShadow makes a registered version the challenger, in place of the one before, if there was one: replicas score the
+    champion's rows with it too, off the path of answers and signals, and record both predictions in `shadow.{strategy}`.
+    One compare-and-set and one event, as Promote. It answers when every live replica scores with the challenger or cannot,
+    or when the wait is over, and says which do not.
+    Errors: NOT_FOUND (unknown version; no such deployment), FAILED_PRECONDITION (stale `expected_generation`; the version
+    was made for another strategy, or takes other columns than the champion; it is champion or challenger already),
+    INVALID_ARGUMENT.
+    """
+    StopShadow: _aio.UnaryUnaryMultiCallable[_mlops_service_pb2.StopShadowRequest, _mlops_service_pb2.StopShadowResponse]  # type: ignore[assignment]
+    """StopShadow takes the challenger away, as StartShadow brings it.
+    Errors: NOT_FOUND (no such deployment), FAILED_PRECONDITION (there is no challenger; stale `expected_generation`).
     """
     GetDeployment: _aio.UnaryUnaryMultiCallable[_mlops_service_pb2.GetDeploymentRequest, _mlops_service_pb2.GetDeploymentResponse]  # type: ignore[assignment]
     """GetDeployment returns one deployment and the state of its replicas. Errors: NOT_FOUND."""
@@ -124,7 +154,8 @@ class MlopsServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_mlops_service_pb2.PromoteResponse, _abc.Awaitable[_mlops_service_pb2.PromoteResponse]]:
         """Promote makes a registered version the champion: one compare-and-set and one event, atomically. It answers when every
-        live replica serves the new champion, or when the wait is over, and says which do not.
+        live replica serves the new champion, or when the wait is over, and says which do not. A challenger that becomes
+        champion is no challenger any more; another one stays.
         Errors: NOT_FOUND (unknown version), FAILED_PRECONDITION (stale `expected_generation`; the version was made for
         another strategy; it is the champion already), INVALID_ARGUMENT.
         """
@@ -135,8 +166,34 @@ class MlopsServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _mlops_service_pb2.RollbackRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_mlops_service_pb2.RollbackResponse, _abc.Awaitable[_mlops_service_pb2.RollbackResponse]]:
-        """Rollback makes the previous champion the champion again, as Promote does. The demoted version becomes `previous`.
+        """Rollback makes the previous champion the champion again, as Promote does. The demoted version becomes `previous`. A
+        challenger that becomes champion is no challenger any more; another one stays.
         Errors: NOT_FOUND (no such deployment), FAILED_PRECONDITION (there is no previous; stale `expected_generation`).
+        """
+
+    @_abc_1.abstractmethod
+    def StartShadow(
+        self,
+        request: _mlops_service_pb2.StartShadowRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_mlops_service_pb2.StartShadowResponse, _abc.Awaitable[_mlops_service_pb2.StartShadowResponse]]:
+        """StartShadow makes a registered version the challenger, in place of the one before, if there was one: replicas score the
+        champion's rows with it too, off the path of answers and signals, and record both predictions in `shadow.{strategy}`.
+        One compare-and-set and one event, as Promote. It answers when every live replica scores with the challenger or cannot,
+        or when the wait is over, and says which do not.
+        Errors: NOT_FOUND (unknown version; no such deployment), FAILED_PRECONDITION (stale `expected_generation`; the version
+        was made for another strategy, or takes other columns than the champion; it is champion or challenger already),
+        INVALID_ARGUMENT.
+        """
+
+    @_abc_1.abstractmethod
+    def StopShadow(
+        self,
+        request: _mlops_service_pb2.StopShadowRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_mlops_service_pb2.StopShadowResponse, _abc.Awaitable[_mlops_service_pb2.StopShadowResponse]]:
+        """StopShadow takes the challenger away, as StartShadow brings it.
+        Errors: NOT_FOUND (no such deployment), FAILED_PRECONDITION (there is no challenger; stale `expected_generation`).
         """
 
     @_abc_1.abstractmethod
