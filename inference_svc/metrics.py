@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from functools import cache
 from itertools import accumulate
 
-from prometheus_client import REGISTRY, Counter, Gauge, Histogram
+from prometheus_client import REGISTRY, Counter, Gauge
 from prometheus_client.metrics_core import HistogramMetricFamily, Metric
 from prometheus_client.registry import Collector
 
-PREDICTIONS = Counter("quantmesh_inference_predictions_total", "Rows scored over gRPC.", ["strategy"])
-predictions = cache(PREDICTIONS.labels)
-"""The counter of a strategy: looked up once. Strategies are those of deployments, so they are few."""
-SECONDS = Histogram(
+from runtime.hot_metrics import HotCounter, HotHistogram
+
+PREDICTIONS = HotCounter("quantmesh_inference_predictions_total", "Rows scored for callers.", ["strategy"])
+SECONDS = HotHistogram(
     "quantmesh_inference_seconds",
     "Time in the service of a call that succeeded, seconds.",
     ["method"],

@@ -75,7 +75,7 @@ class InferenceServicer(inference_service_pb2_grpc.InferenceServiceServicer):
         identity = request_id(request.request_id)
         terms = _terms(request.priority, context, started)
         work = await self._predictor.begin(target, rows, path, terms, identity).result()
-        metrics.predictions(target.strategy).inc()
+        metrics.PREDICTIONS.labels(target.strategy).inc()
         response = pb.PredictResponse()  # field by field: half of what keywords cost
         response.prediction = work.values.item(0)
         response.model_name = request.model_name or DEFAULT
@@ -101,7 +101,7 @@ class InferenceServicer(inference_service_pb2_grpc.InferenceServiceServicer):
         identity = request_id(request.request_id)
         terms = _terms(request.priority, context, started)
         work = await self._predictor.begin(target, rows, path, terms, identity).result()
-        metrics.predictions(target.strategy).inc(len(work.values))
+        metrics.PREDICTIONS.labels(target.strategy).inc(len(work.values))
         response = pb.BatchPredictResponse(
             predictions=work.values,
             model_name=request.model_name or DEFAULT,
@@ -193,7 +193,7 @@ class _Streamed:
                 error = failed
             else:
                 target = self._pending.target
-                metrics.predictions(target.strategy).inc(len(work.values))
+                metrics.PREDICTIONS.labels(target.strategy).inc(len(work.values))
                 response.predictions.extend(work.values)
                 response.model_version = target.loaded.version
                 response.generation = target.generation

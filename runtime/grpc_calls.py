@@ -7,15 +7,15 @@ import time
 import grpc
 import structlog
 from google.protobuf.message import DecodeError
-from prometheus_client import Counter, Histogram
 
 from runtime.errors import InvalidInputError, QuantmeshError
 from runtime.grpc_errors import domain_error, status_code
+from runtime.hot_metrics import HotCounter, HotHistogram
 
 log = structlog.get_logger()
 
-RPCS = Counter("quantmesh_grpc_requests_total", "RPCs ended, by method and status.", ["method", "code"])
-RPC_SECONDS = Histogram(
+RPCS = HotCounter("quantmesh_grpc_requests_total", "RPCs ended, by method and status.", ["method", "code"])
+RPC_SECONDS = HotHistogram(
     "quantmesh_grpc_request_seconds",
     "Time of an RPC in the handler, seconds.",
     ["method"],

@@ -173,7 +173,7 @@ class Begun:
             response.raw_output_contents.append(to_raw(tensor, output.datatype))
         response.parameters["generation"].int64_param = self._target.generation
         response.parameters["batch_rows"].int64_param = batch_rows
-        metrics.predictions(self._target.strategy).inc(rows)
+        metrics.PREDICTIONS.labels(self._target.strategy).inc(rows)
         # A run that need not wait has begun before its submission returns.
         let_in = min(self._let_in, began)
         self._plan.statistics.succeeded(self._started, let_in, began, scored, time.perf_counter())

@@ -62,19 +62,19 @@ class RestMethod(Generic[Shape]):
             if key == b"traceparent":
                 traceparent = value.decode("ascii", "replace")
         if not (self._traced or traceparent):  # nobody is to see a span
-            return await self._answer(scope, body)
+            return await self._answer(scope, body, "")
         with telemetry.span(f"{scope['method']} {self.path}", traceparent, SpanKind.SERVER):
             try:
-                return await self._answer(scope, body)
+                return await self._answer(scope, body, telemetry.current_traceparent())
             except Exception as error:
                 return self._refusal(error)
 
-    async def _answer(self, scope: Event, body: bytes) -> Answer:
+    async def _answer(self, scope: Event, body: bytes, traceparent: str) -> Answer:
         if scope["method"] != _METHOD:
             raise HTTPException(HTTPStatus.METHOD_NOT_ALLOWED, headers={"allow": _METHOD})
         request = self._to_request(parse(body, self._shape))
         response = await self._handler(request, HotContext(scope["headers"], None))
-        return _rendered(HTTPStatus.OK, "application/json", self._to_answer(response))
+        return _rendered(200, "application/json", self._to_answer(response), traceparent)
 
     def refusal(self, error: Exception) -> Answer:
         """A problem, in a trace of its own, which it names."""
@@ -86,19 +86,19 @@ class RestMethod(Generic[Shape]):
             told, code = failure(self.path, error)
             violations = tuple(map(self._rename, told.violations))
             error = problem_of(Failure(code, told.message, told.reason, violations, told.retry_after_s))
-        return _rendered(HTTPStatus(error.status_code), MEDIA_TYPE, details_of(error), error.headers)
+        said, traceparent = details_of(error), telemetry.current_traceparent()
+        return _rendered(error.status_code, MEDIA_TYPE, said, traceparent, error.headers)
 
     def ended(self, scope: Event, status: str | None, started: float) -> None:
         """Count a request."""
         metrics.ended(metrics.known(scope["method"]), self.path, status or metrics.CLIENT_CLOSED_REQUEST, started)
 
 
-def _rendered(status: HTTPStatus, media_type: str, said: BaseModel, more: Any = None) -> Answer:
+def _rendered(status: int, media_type: str, said: BaseModel, traceparent: str, more: Any = None) -> Answer:
     body = said.model_dump_json().encode()
     headers = [(b"content-type", media_type.encode()), (b"content-length", str(len(body)).encode())]
     headers += [(name.encode(), value.encode()) for name, value in (more or {}).items()]
-    traceparent = telemetry.current_traceparent()
     if traceparent:
         headers.append((b"traceparent", traceparent.encode()))
-    start = {"type": "http.response.start", "status": int(status), "headers": headers}
-    return (start, {"type": "http.response.body", "body": body}), str(int(status))
+    start = {"type": "http.response.start", "status": status, "headers": headers}
+    return (start, {"type": "http.response.body", "body": body}), str(status)

@@ -6,14 +6,13 @@ Labels are a closed set: route templates, not paths.
 from __future__ import annotations
 
 import time
-from functools import cache
 
-from prometheus_client import Counter, Histogram
+from runtime.hot_metrics import HotCounter, HotHistogram
 
-REQUESTS = Counter(
+REQUESTS = HotCounter(
     "quantmesh_http_requests_total", "HTTP requests ended, by method, route and status.", ["method", "route", "code"]
 )
-REQUEST_SECONDS = Histogram(
+REQUEST_SECONDS = HotHistogram(
     "quantmesh_http_request_seconds",
     "Time of an HTTP request, seconds.",
     ["method", "route"],
@@ -25,9 +24,6 @@ CLIENT_CLOSED_REQUEST = 499
 
 _METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
 
-_count = cache(REQUESTS.labels)
-_seconds = cache(REQUEST_SECONDS.labels)
-
 
 def known(method: str) -> str:
     """The method as a label: one of the usual ones, or `OTHER`."""
@@ -36,5 +32,5 @@ def known(method: str) -> str:
 
 def ended(method: str, route: str, status: int | str, started: float) -> None:
     """Count a request that began at `time.perf_counter()` `started`; its method is a known one."""
-    _count(method, route, str(status)).inc()
-    _seconds(method, route).observe(time.perf_counter() - started)
+    REQUESTS.labels(method, route, str(status)).inc()
+    REQUEST_SECONDS.labels(method, route).observe(time.perf_counter() - started)

@@ -87,10 +87,10 @@ async def test_a_stream_goes_over_to_what_is_promoted_while_it_is_open(
 async def test_who_does_not_read_is_not_read_from(tmp_path: Path, redis_url: str, deployments: DeploymentStore) -> None:
     await deploy(tmp_path, deployments, ridge(1.0))
     request = pb.StreamPredictRequest(packed=packed(rows(4000)))
-    before = metrics.predictions("momentum")._value.get()  # type: ignore[attr-defined]
+    before = metrics.PREDICTIONS.labels("momentum").value
 
     def scored() -> float:
-        return float((metrics.predictions("momentum")._value.get() - before) / 4000)  # type: ignore[attr-defined]
+        return (metrics.PREDICTIONS.labels("momentum").value - before) / 4000
 
     async def endless() -> AsyncIterator[pb.StreamPredictRequest]:
         while True:
