@@ -15,7 +15,7 @@ FRAMEWORKS_BIN := $(FRAMEWORKS_VENV)/bin
 FRAMEWORKS_STAMP := $(FRAMEWORKS_VENV)/.installed
 TORCH := 2.13.0
 
-.PHONY: help setup demo up test test-topologies test-frameworks chaos check proto proto-check breaking fmt bench lock clean
+.PHONY: help setup demo up test test-topologies test-frameworks chaos fuzz check proto proto-check breaking fmt bench lock clean
 
 help: ## Say what each command does
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-16s %s\n", $$1, $$2}'
@@ -38,8 +38,8 @@ up: setup ## Run the mesh: three gRPC services, the gateway and an embedded Redi
 test: setup ## Run all tests (ARGS=... goes to pytest)
 	$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile $(ARGS)
 
-test-topologies: setup ## Run the streams' tests on a cluster, behind Sentinels, and on Redis 6.2
-	for topology in cluster sentinel redis62; do \
+test-topologies: setup ## Run the streams' tests on a cluster and behind Sentinels, in the clear and over TLS, and on Redis 6.2
+	for topology in cluster cluster-tls sentinel sentinel-tls redis62; do \
 		QUANTMESH_TEST_TOPOLOGY=$$topology $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile tests/integration/streams tests/integration/modelstore \
 			--ignore tests/integration/streams/test_tutorial.py --ignore tests/integration/streams/test_topologies.py || exit 1; \
 	done
@@ -62,6 +62,9 @@ test-frameworks: $(FRAMEWORKS_STAMP) ## Run the conversions of PyTorch, TensorFl
 
 chaos: setup ## Kill the streams' processes in 240 seeded schedules, count what came of it (ARGS='--seeds 17')
 	$(BIN)/python -m tests.chaos.streams.driver $(ARGS)
+
+fuzz: setup ## Send five minutes of nonsense to each listener of inference_svc (ARGS='--seconds 60 --seed 7')
+	$(BIN)/python -m tests.chaos.fuzz $(ARGS)
 
 check: setup proto-check breaking ## Lint, formats, types, dependency rule, contracts
 	$(BIN)/ruff check .
