@@ -3,9 +3,14 @@
 from __future__ import annotations
 
 import errno
+import random
 import socket
 
 from runtime.errors import ConfigurationError, PortInUseError
+
+_BELOW_CONNECTIONS = range(10_000, 32_768)
+_TRIES = 1_000
+_RANDOM = random.SystemRandom()  # two processes that ask at once must not be told the same
 
 
 def _family(host: str) -> socket.AddressFamily:
@@ -21,11 +26,17 @@ def _bind(host: str, port: int) -> int:
 
 
 def free_port(host: str = "127.0.0.1") -> int:
-    """A port that nobody listens on now. Nothing reserves it: use it soon. Raises what `require_free` does."""
-    try:
-        return _bind(host, 0)
-    except OSError as error:
-        raise refused(host, 0, "", error) from error
+    """A port that nobody listens on now. Nothing reserves it: use it soon. Raises what `require_free` does.
+
+    It lies below the ports that systems give to connections, one of which could take it meanwhile.
+    """
+    for _ in range(_TRIES):
+        try:
+            return _bind(host, _RANDOM.choice(_BELOW_CONNECTIONS))
+        except OSError as error:
+            if error.errno != errno.EADDRINUSE:
+                raise refused(host, 0, "", error) from error
+    raise ConfigurationError(f"no free port found on {host}", reason="NO_FREE_PORTS")
 
 
 def require_free(host: str, port: int, setting: str) -> None:
