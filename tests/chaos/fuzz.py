@@ -1,8 +1,8 @@
 """Minutes of nonsense at both listeners: `python -m tests.chaos.fuzz [--seconds 300] [--seed N]` (`make fuzz`).
 
 Requests are real ones that were cut, joined, bit-flipped or drowned in random bytes, with headers of the same kind, on
-the hot paths and on others, eight at once. A replica must go on answering the good request right, log no traceback, and
-not grow. Ends with 1 when one does not.
+the hot paths and on others, many at once. A replica must go on answering the good request right, log no traceback, and
+not grow any more in the second half. Ends with 1 when one does not.
 """
 
 from __future__ import annotations
@@ -45,8 +45,9 @@ SEEDS = (
     b'{"features": [0.5, -1.0, 2.0], "metadata": {"a": "b"}}',
     b'{"batch": [[0.5, -1.0, 2.0]]}',
 )
-AT_ONCE = 8
-WARM_CALLS = 2_000
+AT_ONCE = 16
+LIMIT_S = 1.0
+"""grpcio waits for a message that does not come until the caller gives up."""
 MOST_GROWTH_MB = 24.0
 
 
@@ -89,10 +90,11 @@ async def fuzz(replica: Replica, seconds: float, seed: int) -> int:
     rng, outcomes, wrong = random.Random(seed), Counter[str](), 0
     right = (await call(replica.port, frame(GOOD))).body
     ends, calls, first_mb = time.monotonic() + seconds, 0, 0.0
+    warm = ends - seconds / 2
     while time.monotonic() < ends:
         sent = [(mutated(rng), headers(rng), rng.choice(PATHS)) for _ in range(AT_ONCE)]
         answers = await asyncio.gather(
-            *(call(replica.port, body, with_headers, path=path, limit_s=3) for body, with_headers, path in sent),
+            *(call(replica.port, body, with_headers, path=path, limit_s=LIMIT_S) for body, with_headers, path in sent),
             return_exceptions=True,
         )
         outcomes.update(_outcome(answer) for answer in answers)
@@ -101,7 +103,7 @@ async def fuzz(replica: Replica, seconds: float, seed: int) -> int:
         if good.status != 0 or good.body[5:14] != right[5:14]:  # the prediction: a tag and a double
             print(f"seed {seed}, after {calls} calls: the good request was answered {good}", file=sys.stderr)
             wrong += 1
-        if calls // WARM_CALLS == 1 and not first_mb:
+        if not first_mb and time.monotonic() > warm:
             first_mb = resident_mb(replica.process.pid)
     grown_mb = resident_mb(replica.process.pid) - first_mb
     print(f"{replica.log.name}: {calls:,} calls, {dict(outcomes.most_common())}, {grown_mb:+.1f} MB")
