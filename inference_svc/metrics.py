@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from itertools import accumulate
+from collections.abc import Sequence
 
-from prometheus_client import REGISTRY, Counter, Gauge
-from prometheus_client.metrics_core import HistogramMetricFamily, Metric
-from prometheus_client.registry import Collector
+from prometheus_client import Counter, Gauge
 
-from runtime.hot_metrics import HotCounter, HotHistogram
+from runtime.hot_metrics import Durations, HotCounter, HotHistogram
 
 PREDICTIONS = HotCounter("quantmesh_inference_predictions_total", "Rows scored for callers.", ["strategy"])
 SECONDS = HotHistogram(
@@ -50,37 +47,28 @@ SHADOW_PAIRS_LOST = Counter(
 SHADOW_RESTARTS = Counter("quantmesh_inference_shadow_restarts_total", "Ends of the shadow process by itself.")
 
 
-class CallSeconds(Collector):
-    """A histogram of what another process has measured, added up here."""
+class CallSeconds(HotHistogram):
+    """A histogram of what another process has measured, added up here, by strategy."""
 
     BOUNDS = (0.00001, 0.000025, 0.00005, 0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.1, 1, 10)
     """Upper bounds of the buckets, seconds; one more is for what is above."""
 
-    def __init__(self, name: str, description: str) -> None:
-        self._name = name
-        self._description = description
-        self._seen: dict[str, tuple[list[int], float]] = {}
+    def __init__(self, name: str, documentation: str) -> None:
+        super().__init__(name, documentation, ["strategy"], self.BOUNDS)
+
+    def _make(self) -> Durations:
+        return self.empty()
+
+    @classmethod
+    def empty(cls) -> Durations:
+        """A series without calls, for that other process."""
+        return Durations(cls.BOUNDS)
 
     def add(self, strategy: str, counts: Sequence[int], seconds: float) -> None:
         """Add calls, by bucket, and what they took together."""
-        before, total_s = self._seen.get(strategy, ([0] * len(counts), 0.0))
-        self._seen[strategy] = [sum(pair) for pair in zip(before, counts, strict=True)], total_s + seconds
-
-    def describe(self) -> Iterable[Metric]:
-        """The family, empty."""
-        return [HistogramMetricFamily(self._name, self._description, labels=["strategy"])]
-
-    def collect(self) -> Iterable[Metric]:
-        """The family."""
-        family = HistogramMetricFamily(self._name, self._description, labels=["strategy"])
-        names = [*(f"{bound:g}" for bound in self.BOUNDS), "+Inf"]
-        for strategy, (counts, seconds) in list(self._seen.items()):
-            buckets = [(name, float(count)) for name, count in zip(names, accumulate(counts), strict=True)]
-            family.add_metric([strategy], buckets, seconds)
-        return [family]
+        self.labels(strategy).add(counts, seconds)
 
 
 CHALLENGER_SECONDS = CallSeconds(
     "quantmesh_inference_challenger_seconds", "Time of a challenger's call, which has one row, seconds."
 )
-REGISTRY.register(CHALLENGER_SECONDS)

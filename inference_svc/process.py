@@ -20,12 +20,12 @@ log = structlog.get_logger()
 
 PORT = "QUANTMESH_INFERENCE_PORT"
 
+# Calls that are answered within Envoy.
 PREDICT = "/quantmesh.inference.v1.InferenceService/Predict"
 BATCH_PREDICT = "/quantmesh.inference.v1.InferenceService/BatchPredict"
 MODEL_INFER = "/inference.GRPCInferenceService/ModelInfer"
 REST_PREDICT = "/inference/predict"
 REST_BATCH = "/inference/batch"
-"""Calls that are answered within Envoy."""
 
 
 def service(build: Callable[[InferenceSettings], Coroutine[Any, Any, Running]]) -> Service[InferenceSettings]:

@@ -8,7 +8,7 @@ import grpc
 import structlog
 from google.protobuf.message import DecodeError
 
-from runtime.errors import InvalidInputError, QuantmeshError
+from runtime.errors import InvalidInputError, QuantmeshError, ResourceExhaustedError
 from runtime.grpc_errors import domain_error, status_code
 from runtime.hot_metrics import HotCounter, HotHistogram
 
@@ -44,6 +44,15 @@ class InternalError(QuantmeshError):
 
     def __init__(self) -> None:
         super().__init__("internal error; the service's log says more", reason="INTERNAL")
+
+
+def too_many(what: str, most: int) -> ResourceExhaustedError:
+    """The refusal of one more of `what`, such as calls, while so many are in flight."""
+    return ResourceExhaustedError(
+        f"{most} {what} are in flight, and no more may be: try again later",
+        reason="TOO_MANY_CALLS",
+        retry_after_s=0.05,
+    )
 
 
 def undecodable(error: DecodeError) -> InvalidInputError:

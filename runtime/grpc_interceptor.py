@@ -18,15 +18,13 @@ from google.protobuf.message import DecodeError
 from opentelemetry.trace import Span, SpanKind
 
 from runtime import telemetry
-from runtime.errors import DeadlineExceededError, QuantmeshError, ResourceExhaustedError
-from runtime.grpc_calls import CallMetrics, failure, undecodable
+from runtime.errors import DeadlineExceededError, QuantmeshError
+from runtime.grpc_calls import CallMetrics, failure, too_many, undecodable
 from runtime.grpc_errors import DETAILS_TRAILER, to_status
 
 Context: TypeAlias = grpc.aio.ServicerContext[Any, Any]
 
 _END = object()
-
-_RETRY_S = 0.05
 
 
 class _Undecodable:
@@ -149,11 +147,7 @@ class _Room:
 
     def __enter__(self) -> None:
         if not self._free:
-            raise ResourceExhaustedError(
-                f"{self._most} {self._what} are under way, and no more may be: try again later",
-                reason="TOO_MANY_CALLS",
-                retry_after_s=_RETRY_S,
-            )
+            raise too_many(self._what, self._most)
         self._free -= 1
 
     def __exit__(self, *_: object) -> None:

@@ -32,24 +32,30 @@ class Count:
 
 
 class Durations:
-    """One series of a histogram of seconds."""
+    """One series of a histogram of seconds: how many by bucket, the last of which is for what is above all bounds."""
 
-    __slots__ = ("_bounds", "_counts", "_sum_s")
+    __slots__ = ("_bounds", "counts", "sum_s")
 
     def __init__(self, bounds: Sequence[float]) -> None:
         self._bounds = bounds
-        self._counts = [0] * (len(bounds) + 1)
-        self._sum_s = 0.0
+        self.counts = [0] * (len(bounds) + 1)
+        self.sum_s = 0.0
 
     def observe(self, seconds: float) -> None:
         """Add."""
-        self._counts[bisect_left(self._bounds, seconds)] += 1
-        self._sum_s += seconds
+        self.counts[bisect_left(self._bounds, seconds)] += 1
+        self.sum_s += seconds
+
+    def add(self, counts: Sequence[int], sum_s: float) -> None:
+        """Add what another process has counted in the same buckets."""
+        for bucket, count in enumerate(counts):
+            self.counts[bucket] += count
+        self.sum_s += sum_s
 
     def told(self) -> tuple[list[tuple[str, float]], float]:
         """Cumulative buckets, as Prometheus has them, and the sum."""
         names = [*map(str, self._bounds), "+Inf"]
-        return list(zip(names, map(float, accumulate(self._counts)), strict=True)), self._sum_s
+        return list(zip(names, map(float, accumulate(self.counts)), strict=True)), self.sum_s
 
 
 class _Labelled(Collector, Generic[Series]):

@@ -73,15 +73,16 @@ class RunningMesh:
 
     def halt(self, name: str) -> None:
         """SIGSTOP one service with all that it has started, such as the Envoy that it keeps."""
-        for pid in _family(self.pid(name)):
+        for pid in family(self.pid(name)):
             os.kill(pid, signal.SIGSTOP)
 
 
-def _family(pid: int) -> Iterator[int]:
+def family(pid: int) -> Iterator[int]:
+    """A process, and all that it has started."""
     yield pid
     for task in Path(f"/proc/{pid}/task").iterdir():
         for child in (task / "children").read_text().split():
-            yield from _family(int(child))
+            yield from family(int(child))
 
 
 @contextmanager

@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from runtime.cli.app import Generation, Json, MlopsAddress, Reason, RequestId
+from runtime.cli.app import Generation, Json, MlopsAddress, Reason, RequestId, Version, examples
 
 app = typer.Typer(
     add_completion=False, no_args_is_help=True, rich_markup_mode="rich", pretty_exceptions_show_locals=False
@@ -15,29 +15,20 @@ app = typer.Typer(
 Strategy = Annotated[str, typer.Argument(help="The strategy whose champion is shadowed.", show_default=False)]
 
 
-def _examples(*lines: str) -> str:
-    return "Examples:\n\n" + "\n\n".join(f"  $ {line}" for line in lines)
-
-
 @app.callback()
 def shadow() -> None:
     """Score a challenger beside the champion, and compare what both made of the same rows."""
 
 
 @app.command(
-    epilog=_examples(
+    epilog=examples(
         "quantmesh models register momentum-net  # answers the digest",
         "quantmesh shadow start us_equities $DIGEST --reason 'trained to June'",
     )
 )
 def start(
     strategy: Strategy,
-    version: Annotated[
-        str,
-        typer.Argument(
-            help="Digest of a registered model, all 64 characters: registering answers it.", show_default=False
-        ),
-    ],
+    version: Version,
     expected_generation: Generation = None,
     reason: Reason = "",
     request_id: RequestId = None,
@@ -53,7 +44,7 @@ def start(
     command.start_shadow(strategy, version, expected_generation, reason, request_id, address, as_json)
 
 
-@app.command(epilog=_examples("quantmesh shadow stop us_equities --reason 'seen enough'"))
+@app.command(epilog=examples("quantmesh shadow stop us_equities --reason 'seen enough'"))
 def stop(
     strategy: Strategy,
     expected_generation: Generation = None,
@@ -69,7 +60,7 @@ def stop(
 
 
 @app.command(
-    epilog=_examples("quantmesh shadow pairs us_equities", "quantmesh shadow pairs us_equities --last 100000 --json")
+    epilog=examples("quantmesh shadow pairs us_equities", "quantmesh shadow pairs us_equities --last 100000 --json")
 )
 def pairs(
     strategy: Strategy,

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from bisect import bisect_left
 from dataclasses import dataclass, field
 from typing import Any
 
 from inference_svc.metrics import CallSeconds
 from inference_svc.shadow.accounts import Reason
+from runtime.hot_metrics import Durations
 
 
 @dataclass(slots=True)
@@ -18,9 +18,7 @@ class StrategyCounts:
     dropped: dict[Reason, int] = field(default_factory=dict)
     written: int = 0
     lost: int = 0
-    calls: list[int] = field(default_factory=lambda: [0] * (len(CallSeconds.BOUNDS) + 1))
-    """By bucket."""
-    seconds: float = 0.0
+    calls: Durations = field(default_factory=CallSeconds.empty)
 
     def drop(self, reason: Reason, rows: int) -> None:
         """Count rows that are not scored."""
@@ -28,8 +26,7 @@ class StrategyCounts:
 
     def called(self, seconds: float) -> None:
         """Count a call."""
-        self.calls[bisect_left(CallSeconds.BOUNDS, seconds)] += 1
-        self.seconds += seconds
+        self.calls.observe(seconds)
 
 
 class Counts:
@@ -51,8 +48,8 @@ class Counts:
                 "dropped": each.dropped,
                 "written": each.written,
                 "lost": each.lost,
-                "calls": each.calls,
-                "seconds": each.seconds,
+                "calls": each.calls.counts,
+                "seconds": each.calls.sum_s,
             }
             for strategy, each in taken.items()
         }

@@ -15,6 +15,7 @@ import structlog
 from inference_svc import metrics
 from inference_svc.settings import InferenceSettings
 from inference_svc.shadow.frames import Kind, Reader
+from runtime.backoff import Backoff
 from runtime.tethered import tethered
 
 log = structlog.get_logger()
@@ -102,7 +103,7 @@ class Link:
 
     async def run(self) -> None:
         """Keep the process up while it is wanted."""
-        pause_s = _FIRST_PAUSE_S
+        backoff = Backoff(_FIRST_PAUSE_S, _LONGEST_PAUSE_S, _STEADY_S)
         while not self._stopped:
             await self._wanted.wait()
             if self._stopped:
@@ -112,15 +113,13 @@ class Link:
             if code is None:
                 continue
             metrics.SHADOW_RESTARTS.inc()
-            if asyncio.get_running_loop().time() - began > _STEADY_S:
-                pause_s = _FIRST_PAUSE_S
+            pause_s = backoff.wait_s(asyncio.get_running_loop().time() - began)
             log.warning("the shadow process ended, restarting", code=code, wait_s=pause_s)
             try:
                 async with asyncio.timeout(pause_s):
                     await self._unwanted.wait()
             except TimeoutError:
                 pass
-            pause_s = min(2 * pause_s, _LONGEST_PAUSE_S)
 
     async def _run_once(self) -> int | None:
         """Run the process until it ends, or is not wanted any more; returns its exit code, None if it was to end."""

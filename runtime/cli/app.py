@@ -48,7 +48,14 @@ RequestId = Annotated[
 ]
 
 
-def _examples(*lines: str) -> str:
+Version = Annotated[
+    str,
+    typer.Argument(help="Digest of a registered model, all 64 characters: registering answers it.", show_default=False),
+]
+
+
+def examples(*lines: str) -> str:
+    """The end of a command's help."""
     return "Examples:\n\n" + "\n\n".join(f"  $ {line}" for line in lines)
 
 
@@ -68,7 +75,7 @@ def quantmesh(
 
 
 @app.command(
-    epilog=_examples(
+    epilog=examples(
         "quantmesh up", "quantmesh up --replicas 3", "QUANTMESH_GATEWAY_PORT=8080 quantmesh up", "quantmesh up --json"
     )
 )
@@ -90,7 +97,7 @@ def up(
     command.run(replicas, as_json)
 
 
-@app.command(epilog=_examples("quantmesh status", "quantmesh status --json"))
+@app.command(epilog=examples("quantmesh status", "quantmesh status --json"))
 def status(as_json: Json = False) -> None:
     """Show the processes, the health of each port, the deployments and the loaded models. Exit code 1 if any is ill."""
     from runtime.cli import status as command
@@ -101,7 +108,7 @@ def status(as_json: Json = False) -> None:
 @app.command(
     # A negative number is a feature, not an option. What else looks like an option is looked at by the command.
     context_settings={"ignore_unknown_options": True},
-    epilog=_examples(
+    epilog=examples(
         "quantmesh predict .01 .02 .05 .1 .2 .02 .02 .01 1 1 1 60 1 -.03 .03 .2 .1",
         "echo '[0, 0, 0, 0, 0, 0, 0, 0, 1, 1, 1, 50, 0, 0, 0, 0, 0]' > row.json",
         "quantmesh predict --model us_equities@champion --file row.json --json",
@@ -137,7 +144,7 @@ app.add_typer(models, name="models")
 
 @models.callback(
     invoke_without_command=True,
-    epilog=_examples("quantmesh models", "quantmesh models --json", "quantmesh models register momentum-net"),
+    epilog=examples("quantmesh models", "quantmesh models --json", "quantmesh models register momentum-net"),
 )
 def list_models(ctx: typer.Context, address: InferenceAddress = None, as_json: Json = False) -> None:
     """List the models that inference has loaded, or register one."""
@@ -148,7 +155,7 @@ def list_models(ctx: typer.Context, address: InferenceAddress = None, as_json: J
 
 
 @models.command(
-    epilog=_examples(
+    epilog=examples(
         "quantmesh convert model.txt --rows sample.csv --name momentum-net …  # writes the folder momentum-net",
         "quantmesh models register momentum-net",
         "quantmesh models register other/model.onnx --manifest manifest.json --json",
@@ -177,7 +184,7 @@ def register(
 
 
 @app.command(
-    epilog=_examples(
+    epilog=examples(
         "quantmesh status  # the digests and generations of what is deployed",
         "quantmesh promote us_equities $DIGEST --expected-generation 3",
         "quantmesh promote us_equities $DIGEST --reason 'better out of sample'",
@@ -185,12 +192,7 @@ def register(
 )
 def promote(
     strategy: Strategy,
-    version: Annotated[
-        str,
-        typer.Argument(
-            help="Digest of a registered model, all 64 characters: registering answers it.", show_default=False
-        ),
-    ],
+    version: Version,
     expected_generation: Generation = None,
     reason: Reason = "",
     request_id: RequestId = None,
@@ -207,7 +209,7 @@ def promote(
 
 
 @app.command(
-    epilog=_examples(
+    epilog=examples(
         "quantmesh rollback us_equities --expected-generation 3",
         "quantmesh rollback us_equities --reason 'drawdown over the limit'",
     )
@@ -234,7 +236,7 @@ def rollback(
 
 @app.command(
     "envoy-config",
-    epilog=_examples(
+    epilog=examples(
         "quantmesh envoy-config 10.0.0.1:50052 10.0.0.2:50052 10.0.0.3:50052 > inference.json",
         "quantmesh envoy-config --listen 0.0.0.0:50052 --metrics-port 9102 inference-headless:50052",
     ),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import uuid
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 from typing import Any
 
 import typer
@@ -35,19 +35,14 @@ def promote(
 ) -> None:
     """Make a version the champion."""
     _check_digest(version)
-    request_id = request_id or uuid.uuid4().hex
     request = PromoteRequest(
         strategy=strategy,
         version=version,
         expected_generation=expected_generation,
         reason=reason,
-        request_id=request_id,
+        request_id=request_id or uuid.uuid4().hex,
     )
-
-    async def ask(mlops: Any) -> dict[str, Any]:
-        return convert.change(await mlops.Promote(request, timeout=_DEADLINE_S))
-
-    _show(_change(ask, request_id, address, as_json), "all_swapped", as_json)
+    _change("Promote", request, address, as_json)
 
 
 def rollback(
@@ -59,15 +54,13 @@ def rollback(
     as_json: bool,
 ) -> None:
     """Make the previous champion the champion again."""
-    request_id = request_id or uuid.uuid4().hex
     request = RollbackRequest(
-        strategy=strategy, expected_generation=expected_generation, reason=reason, request_id=request_id
+        strategy=strategy,
+        expected_generation=expected_generation,
+        reason=reason,
+        request_id=request_id or uuid.uuid4().hex,
     )
-
-    async def ask(mlops: Any) -> dict[str, Any]:
-        return convert.change(await mlops.Rollback(request, timeout=_DEADLINE_S))
-
-    _show(_change(ask, request_id, address, as_json), "all_swapped", as_json)
+    _change("Rollback", request, address, as_json)
 
 
 def start_shadow(
@@ -81,19 +74,14 @@ def start_shadow(
 ) -> None:
     """Make a version the challenger."""
     _check_digest(version)
-    request_id = request_id or uuid.uuid4().hex
     request = StartShadowRequest(
         strategy=strategy,
         version=version,
         expected_generation=expected_generation,
         reason=reason,
-        request_id=request_id,
+        request_id=request_id or uuid.uuid4().hex,
     )
-
-    async def ask(mlops: Any) -> dict[str, Any]:
-        return convert.shadow_started(await mlops.StartShadow(request, timeout=_DEADLINE_S))
-
-    _show(_change(ask, request_id, address, as_json), "all_ready", as_json)
+    _change("StartShadow", request, address, as_json, convert.shadow_started, "all_ready")
 
 
 def stop_shadow(
@@ -105,15 +93,13 @@ def stop_shadow(
     as_json: bool,
 ) -> None:
     """Take the challenger away."""
-    request_id = request_id or uuid.uuid4().hex
     request = StopShadowRequest(
-        strategy=strategy, expected_generation=expected_generation, reason=reason, request_id=request_id
+        strategy=strategy,
+        expected_generation=expected_generation,
+        reason=reason,
+        request_id=request_id or uuid.uuid4().hex,
     )
-
-    async def ask(mlops: Any) -> dict[str, Any]:
-        return convert.change(await mlops.StopShadow(request, timeout=_DEADLINE_S))
-
-    _show(_change(ask, request_id, address, as_json), "all_swapped", as_json)
+    _change("StopShadow", request, address, as_json)
 
 
 def _check_digest(version: str) -> None:
@@ -125,20 +111,28 @@ def _check_digest(version: str) -> None:
 
 
 def _change(
-    ask: Callable[[Any], Awaitable[dict[str, Any]]], request_id: str, address: str | None, as_json: bool
-) -> dict[str, Any]:
+    rpc: str,
+    request: Any,
+    address: str | None,
+    as_json: bool,
+    read: Callable[[Any], dict[str, Any]] = convert.change,
+    all_of_them: str = "all_swapped",
+) -> None:
+    """Have a deployment changed, and show what came of it.
+
+    `all_of_them` names the field that says that every replica does what was asked.
+    """
     target, absent = places.find(as_json).mlops(address)
 
     async def work() -> dict[str, Any]:
         async with grpc_client.channel(target) as channel:
-            return await ask(MlopsServiceStub(channel))
+            return read(await getattr(MlopsServiceStub(channel), rpc)(request, timeout=_DEADLINE_S))
 
-    change = call(work(), as_json, absent=absent, request_id=request_id)
-    return {**change, "request_id": request_id}
+    change = call(work(), as_json, absent=absent, request_id=request.request_id)
+    _show({**change, "request_id": request.request_id}, all_of_them, as_json)
 
 
 def _show(change: dict[str, Any], all_of_them: str, as_json: bool) -> None:
-    """`all_of_them` is what says that every replica does what was asked."""
     deployment, replicas = change["deployment"], change["replicas"]
     columns = ("replica_id", "address", "generation", "swapped", "error")
     facts = [*deployment.items(), ("elapsed_ms", round(change["elapsed_ms"], 1)), ("request_id", change["request_id"])]

@@ -15,7 +15,8 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from itertools import takewhile
 from typing import Any, Protocol, TypeAlias
 
-from runtime.errors import ResourceExhaustedError, UnavailableError
+from runtime.errors import UnavailableError
+from runtime.grpc_calls import too_many
 
 Headers: TypeAlias = Sequence[tuple[bytes, bytes]]
 Event: TypeAlias = Mapping[str, Any]
@@ -57,12 +58,7 @@ class HotApp:
         """`max_calls` may be in flight; more are refused at once, which costs a tenth of an answer."""
         self._methods = {method.path: method for method in methods}
         self._max_calls = max_calls
-        too_many = ResourceExhaustedError(
-            f"{max_calls} calls are in flight, and no more may be: try again later",
-            reason="TOO_MANY_CALLS",
-            retry_after_s=0.05,
-        )
-        self._too_many = {method.path: method.refusal(too_many) for method in methods}
+        self._too_many = {method.path: method.refusal(too_many("calls", max_calls)) for method in methods}
         # In order of arrival: the oldest call is the first.
         self._in_flight: dict[asyncio.Task[Any], tuple[float, Receive]] = {}
         self._gave_up: set[asyncio.Task[Any]] = set()

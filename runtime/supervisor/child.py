@@ -12,6 +12,7 @@ from pathlib import Path
 
 import structlog
 
+from runtime.backoff import Backoff
 from runtime.process import EX_CONFIG
 from runtime.tethered import tethered
 
@@ -35,25 +36,6 @@ class ChildSpec:
 
 class ConfigError(Exception):
     """The child ended with exit code 78 at its first start: trying again would not help."""
-
-
-class Backoff:
-    """How long to wait before each restart: 0.1 s, doubling up to 5 s, and anew once the process was up for 10 s."""
-
-    FIRST_S = 0.1
-    LONGEST_S = 5.0
-    STEADY_AFTER_S = 10.0
-
-    def __init__(self) -> None:
-        self._next_s = self.FIRST_S
-
-    def wait_s(self, up_s: float) -> float:
-        """The wait after a process that was up for `up_s`."""
-        if up_s >= self.STEADY_AFTER_S:
-            self._next_s = self.FIRST_S
-        wait_s = self._next_s
-        self._next_s = min(2 * wait_s, self.LONGEST_S)
-        return wait_s
 
 
 class Child:

@@ -10,10 +10,10 @@ from pathlib import Path
 
 import structlog
 
+from runtime.backoff import Backoff
 from runtime.embedded_redis import EmbeddedRedis
 from runtime.errors import QuantmeshError
 from runtime.redis_client import connect, wait_for_redis
-from runtime.supervisor.child import Backoff
 
 log = structlog.get_logger()
 

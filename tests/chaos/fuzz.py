@@ -22,6 +22,7 @@ from quantmesh.inference.v1 import inference_service_pb2 as pb
 from runtime.redis_client import connect
 from tests.inference_process import LISTENERS, Replica, serving
 from tests.integration.inference_svc.models import boosted, register
+from tests.mesh import family
 from tests.raw_h2 import PREDICT, Answer, call, frame
 from tests.redis_servers import single
 
@@ -124,12 +125,8 @@ def _outcome(answer: Answer | BaseException) -> str:
 
 def resident_mb(pid: int) -> float:
     """Of a process and all that it has started."""
-    status = Path(f"/proc/{pid}/status").read_text()
-    own = int(status.split("VmRSS:")[1].split()[0]) / 1024
-    children = [
-        child for task in Path(f"/proc/{pid}/task").iterdir() for child in (task / "children").read_text().split()
-    ]
-    return own + sum(resident_mb(int(child)) for child in children)
+    statuses = (Path(f"/proc/{each}/status").read_text() for each in family(pid))
+    return sum(int(status.split("VmRSS:")[1].split()[0]) for status in statuses) / 1024
 
 
 async def main(seconds: float, seed: int) -> int:

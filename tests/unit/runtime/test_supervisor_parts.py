@@ -8,10 +8,10 @@ from pathlib import Path
 
 import pytest
 
+from runtime.backoff import Backoff
 from runtime.errors import ConfigurationError, PortInUseError
 from runtime.settings import MeshSettings
 from runtime.supervisor.balancer import balancer_of
-from runtime.supervisor.child import Backoff
 from runtime.supervisor.environment import child_environment, variables
 from runtime.supervisor.listeners import addresses_of, with_ports
 from runtime.supervisor.lock import HomeLock
