@@ -71,5 +71,6 @@ def _within_envoy(found: embedding.Embedding, settings: InferenceSettings) -> No
         app="inference_svc.embedded:app",
         grpc_paths=(PREDICT, BATCH_PREDICT, MODEL_INFER),
         rest_paths=(REST_PREDICT, REST_BATCH),
+        objective_ms=settings.p99_ms_target,
         variables={PORT: str(port), "QUANTMESH_HOME": str(settings.home.absolute())},
     )

@@ -55,6 +55,13 @@ def too_many(what: str, most: int) -> ResourceExhaustedError:
     )
 
 
+def message_too_large(most_bytes: int) -> ResourceExhaustedError:
+    """The refusal of a message that is too large."""
+    return ResourceExhaustedError(
+        f"the message is larger than the {most_bytes} bytes that are allowed", reason="MESSAGE_TOO_LARGE"
+    )
+
+
 def undecodable(error: DecodeError) -> InvalidInputError:
     """The error of bytes that are not a message of the method; gRPC itself would answer UNKNOWN."""
     return InvalidInputError(f"the request is not a message of this method: {error}", reason="UNDECODABLE")

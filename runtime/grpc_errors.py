@@ -6,6 +6,9 @@ that are wrong, RetryInfo when waiting helps. They travel in the `grpc-status-de
 
 from __future__ import annotations
 
+import base64
+from urllib.parse import quote
+
 import grpc
 from google.protobuf import any_pb2
 from google.rpc import error_details_pb2, status_pb2
@@ -17,6 +20,9 @@ DOMAIN = "quantmesh"
 """`ErrorInfo.domain` of every error."""
 
 DETAILS_TRAILER = "grpc-status-details-bin"
+
+_PLAIN = " !\"#$&'()*+,-./:;<=>?@[\\]^_`{|}~"
+"""Of a grpc-message, all other characters but letters and digits are percent-encoded."""
 
 _MOST_BYTES = 3500
 """Of a status: percent-encoded and in base64 it stays within the 8 KB of trailers that gRPC is sure to deliver."""
@@ -84,6 +90,16 @@ def to_status(error: errors.QuantmeshError) -> status_pb2.Status:
         details[-1].Pack(retry)
     code: int = status_code(error).value[0]
     return status_pb2.Status(code=code, message=_cut(error.message, _MOST_OF_ONE), details=details)
+
+
+def to_headers(error: errors.QuantmeshError) -> list[tuple[str, str]]:
+    """Status, message and details of a domain error as they stand in HTTP/2 headers or trailers."""
+    status = to_status(error)
+    return [
+        ("grpc-status", str(status.code)),
+        ("grpc-message", quote(status.message, safe=_PLAIN)),
+        (DETAILS_TRAILER, base64.b64encode(status.SerializeToString()).rstrip(b"=").decode()),
+    ]
 
 
 def _cut(text: str, most_bytes: int) -> str:

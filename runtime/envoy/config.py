@@ -10,7 +10,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from runtime.envoy.values import FILTERS, TYPES, Json, connection_manager, pipe, router, socket
+from runtime.envoy import bodies, limit
+from runtime.envoy.local_replies import local_replies
+from runtime.envoy.values import FILTERS, PUBLIC, TYPES, Json, connection_manager, pipe, router, socket
 
 FILTER = "python"
 
@@ -19,6 +21,9 @@ REST_LIMIT_S = 60
 
 _BEHIND = "behind"
 
+_STREAMS_FOR_EACH_CALL = 4
+"""Streams of one connection, for each call that may be in flight over all."""
+
 
 @dataclass(frozen=True, slots=True)
 class Front:
@@ -26,6 +31,8 @@ class Front:
 
     The ASGI application `app` (`module:attribute`) answers `grpc_paths` when they are plain gRPC: POST, and not
     compressed; and `rest_paths`, whatever comes. `behind` is the Unix socket of the gRPC server that answers all else.
+    At most `max_concurrent_calls` are with the application at once, and fewer while answers take too long for the
+    objective.
     """
 
     host: str
@@ -37,7 +44,8 @@ class Front:
     behind: Path
     admin: Path
     max_message_bytes: int
-    max_concurrent_streams: int
+    max_concurrent_calls: int
+    objective_ms: float
 
 
 def configuration(front: Front) -> Json:
@@ -59,7 +67,7 @@ def configuration(front: Front) -> Json:
 
 def _listener(front: Front) -> Json:
     return {
-        "name": "public",
+        "name": PUBLIC,
         "address": socket(front.host, front.port),
         # Two servers must not share a port in silence and split its calls.
         "enable_reuse_port": False,
@@ -70,9 +78,27 @@ def _listener(front: Front) -> Json:
 
 
 def _connection_manager(front: Front) -> Json:
-    host = {"name": "all", "domains": ["*"], "routes": _routes(front)}
-    filters = [_python(front), router()]
-    return connection_manager("public", "AUTO", max_streams=front.max_concurrent_streams, host=host, filters=filters)
+    host = {
+        "name": "all",
+        "domains": ["*"],
+        "routes": _routes(front),
+        # A body is whole before Python is told of it.
+        "request_body_buffer_limit": 2 * front.max_message_bytes,
+    }
+    return connection_manager(
+        PUBLIC,
+        "AUTO",
+        # What is refused must reach the filter that refuses it.
+        max_streams=_STREAMS_FOR_EACH_CALL * front.max_concurrent_calls,
+        host=host,
+        filters=[*_hot_filters(front), router()],
+        replies=local_replies(front.max_message_bytes),
+    )
+
+
+def _hot_filters(front: Front) -> list[Json]:
+    # A request counts as in flight once it is whole: callers that send slowly take nobody's room.
+    return [bodies.bodies(), limit.limit(front.max_concurrent_calls, front.objective_ms), _python(front)]
 
 
 def _routes(front: Front) -> list[Json]:
@@ -100,10 +126,11 @@ def _routes(front: Front) -> list[Json]:
     ]
     told = {"status": 415, "body": {"inline_string": "this path takes gRPC, application/grpc"}}
     refused = [{"match": {"path": path, "headers": [not_grpc]}, "direct_response": told} for path in front.grpc_paths]
-    cold = {"@type": f"{TYPES}envoy.config.route.v3.FilterConfig", "config": {}, "disabled": True}
+    disabled = {"@type": f"{TYPES}envoy.config.route.v3.FilterConfig", "config": {}, "disabled": True}
+    cold = {hot["name"]: disabled for hot in _hot_filters(front)}
     # gRPC itself keeps the deadlines of what it answers.
     others: Json = {"match": {"prefix": "/"}, "route": {"cluster": _BEHIND, "timeout": "0s"}}
-    return [*routes, *rest_paths, *({**each, "typed_per_filter_config": {FILTER: cold}} for each in (*refused, others))]
+    return [*routes, *rest_paths, *({**each, "typed_per_filter_config": cold} for each in (*refused, others))]
 
 
 def _python(front: Front) -> Json:

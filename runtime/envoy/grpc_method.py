@@ -10,16 +10,15 @@ import base64
 import time
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Any, TypeAlias
-from urllib.parse import quote
 
 from google.protobuf.message import DecodeError, Message
 from opentelemetry.trace import SpanKind
 
 from runtime import telemetry
 from runtime.envoy.hot_app import Answer, Event, Headers
-from runtime.errors import InvalidInputError, ResourceExhaustedError
-from runtime.grpc_calls import CallMetrics, failure, undecodable
-from runtime.grpc_errors import DETAILS_TRAILER, to_status
+from runtime.errors import InvalidInputError
+from runtime.grpc_calls import CallMetrics, failure, message_too_large, undecodable
+from runtime.grpc_errors import to_headers
 
 Handler: TypeAlias = Callable[[Any, Any], Awaitable[Any]]
 """Takes the request and a `HotContext`; gives the response."""
@@ -76,10 +75,7 @@ class GrpcMethod:
         """Raise ResourceExhaustedError (MESSAGE_TOO_LARGE), also for a frame that only says that it will be."""
         length = max(int.from_bytes(body[1:_FRAME], "big"), len(body) - _FRAME)
         if length > self._max_message_bytes:
-            raise ResourceExhaustedError(
-                f"the message has {length} bytes; at most {self._max_message_bytes} are allowed",
-                reason="MESSAGE_TOO_LARGE",
-            )
+            raise message_too_large(self._max_message_bytes)
 
     async def answer(self, scope: Event, body: bytes, started: float) -> Answer:
         """Raises InvalidInputError (BAD_FRAME, BAD_TIMEOUT, UNDECODABLE), what the handler and `check_size` raise."""
@@ -111,13 +107,8 @@ class GrpcMethod:
     def refusal(self, error: Exception) -> Answer:
         """A status alone: headers that are trailers too, as gRPC allows."""
         told, code = failure(self.path, error)
-        status = to_status(told)
-        headers = [
-            (b"content-type", b"application/grpc"),
-            (b"grpc-status", str(code.value[0]).encode()),
-            (b"grpc-message", quote(status.message, safe=" !\"#$&'()*+,-./:;<=>?@[\\]^_`{|}~").encode()),
-            (DETAILS_TRAILER.encode(), base64.b64encode(status.SerializeToString()).rstrip(b"=")),
-        ]
+        headers = [(b"content-type", b"application/grpc")]
+        headers += [(name.encode(), value.encode()) for name, value in to_headers(told)]
         return ({"type": "http.response.start", "status": 200, "headers": headers}, _NO_BODY), code.name
 
     def ended(self, _scope: Event, status: str | None, started: float) -> None:

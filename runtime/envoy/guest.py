@@ -15,11 +15,13 @@ from pathlib import Path
 from typing import Any, Generic, Protocol, TypeVar, cast
 
 import structlog
+from prometheus_client import REGISTRY
 
 from runtime.envoy.admin import start_draining
 from runtime.envoy.host import ADMIN, FOLDER
 from runtime.envoy.hot_app import Event, HotApp, HotMethod, Receive, Send
 from runtime.envoy.keeper import EXIT_FILE, STOP_FD
+from runtime.envoy.limit_metrics import LimitMetrics
 from runtime.process import Outcome, Running, Service, equipped, load_settings, serve, start_metrics
 from runtime.settings import MeshSettings
 
@@ -81,7 +83,7 @@ class Guest(Generic[S]):
 
     async def _serve(self, settings: S, up: asyncio.Event) -> None:
         def on_serving(running: Running) -> None:
-            self._app = HotApp(cast(HotRunning, running).hot_methods, settings.max_concurrent_rpcs)
+            self._app = HotApp(cast(HotRunning, running).hot_methods)
             up.set()
 
         outcome = Outcome()
@@ -90,6 +92,7 @@ class Guest(Generic[S]):
             with ExitStack() as stack:
                 outcome = stack.enter_context(equipped(self._service, settings))
                 start_metrics(self._service, settings)
+                REGISTRY.register(LimitMetrics(os.environ[ADMIN]))
                 outcome.code = await serve(self._service, settings, self._told, on_serving, self._drain)
         except Exception as error:
             outcome.code = 1

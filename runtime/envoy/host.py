@@ -39,11 +39,13 @@ def become(
     app: str,
     grpc_paths: Sequence[str],
     rest_paths: Sequence[str],
+    objective_ms: float,
     variables: Mapping[str, str],
 ) -> NoReturn:
     """Replace this process by a keeper of an Envoy that listens on `port` and runs `app` (`module:attribute`).
 
-    `variables` go to the environment of the service within. The port must be free: ask first, for a clear error.
+    `objective_ms` is how long an answer may take under load. `variables` go to the environment of the service within.
+    The port must be free: ask first, for a clear error.
     """
     folder = Path(tempfile.mkdtemp(prefix="quantmesh-"))
     front = Front(
@@ -56,7 +58,8 @@ def become(
         behind=folder / "grpc.sock",
         admin=folder / "admin.sock",
         max_message_bytes=settings.max_message_bytes,
-        max_concurrent_streams=settings.max_concurrent_rpcs,
+        max_concurrent_calls=settings.max_concurrent_rpcs,
+        objective_ms=objective_ms,
     )
     config = folder / "envoy.json"
     config.write_text(json.dumps(configuration(front)))

@@ -1,27 +1,30 @@
 """Calls that are answered within Envoy: an ASGI application of hot methods, each one request and one answer.
 
 Envoy has done the HTTP work. What all such calls have in common is here: they are counted while they are in flight and
-looked after when they take long, and refused when there are too many or the service is going away. It is the hot path,
-so it is written flat, and nothing is made anew for each call if it can be made once.
+looked after when they take long, and refused when the service is going away. It is the hot path, so it is written flat,
+and nothing is made anew for each call if it can be made once.
 
-Deadlines of gRPC are kept by Envoy (see `runtime.envoy.config`).
+Deadlines of gRPC are kept by Envoy, and surplus calls are refused there (see `runtime.envoy.config`).
 """
 
 from __future__ import annotations
 
 import asyncio
 import time
+from binascii import a2b_base64
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from itertools import takewhile
 from typing import Any, Protocol, TypeAlias
 
+from runtime.envoy import bodies
 from runtime.errors import UnavailableError
-from runtime.grpc_calls import too_many
 
 Headers: TypeAlias = Sequence[tuple[bytes, bytes]]
 Event: TypeAlias = Mapping[str, Any]
 Receive: TypeAlias = Callable[[], Awaitable[Event]]
 Send: TypeAlias = Callable[[Event], object]
+
+_BODY = bodies.HEADER.encode()
 
 SWEEP_S = 0.05
 """Calls in flight for longer are looked after, so often: has the caller given up? The usual call is over before."""
@@ -54,11 +57,8 @@ class HotMethod(Protocol):
 class HotApp:
     """The ASGI application."""
 
-    def __init__(self, methods: Sequence[HotMethod], max_calls: int) -> None:
-        """`max_calls` may be in flight; more are refused at once, which costs a tenth of an answer."""
+    def __init__(self, methods: Sequence[HotMethod]) -> None:
         self._methods = {method.path: method for method in methods}
-        self._max_calls = max_calls
-        self._too_many = {method.path: method.refusal(too_many("calls", max_calls)) for method in methods}
         # In order of arrival: the oldest call is the first.
         self._in_flight: dict[asyncio.Task[Any], tuple[float, Receive]] = {}
         self._gave_up: set[asyncio.Task[Any]] = set()
@@ -75,12 +75,6 @@ class HotApp:
         """Answer one call. A send takes effect when it is called, so none is waited for."""
         started = time.perf_counter()
         method = self._methods[scope["path"]]
-        if len(self._in_flight) >= self._max_calls:
-            events, status = self._too_many[method.path]
-            for event in events:
-                send(event)
-            method.ended(scope, status, started)
-            return
         task: asyncio.Task[Any] = asyncio.current_task()  # type: ignore[assignment]
         self._in_flight[task] = started, receive
         if self._sweeping is None or self._sweeping.done():
@@ -88,7 +82,8 @@ class HotApp:
         ended_with = None
         try:
             try:
-                body = await _body(receive, method)
+                name, value = scope["headers"][-1]
+                body = a2b_base64(value) if name == _BODY else await _body(receive, method)
                 if body is None:  # the caller has gone
                     return
                 if self._draining:

@@ -8,6 +8,9 @@ from typing import Any, TypeAlias
 
 Json: TypeAlias = dict[str, Any]
 
+PUBLIC = "public"
+"""The listener that callers see, and the prefix of its statistics."""
+
 TYPES = "type.googleapis.com/"
 EXTENSIONS = f"{TYPES}envoy.extensions"
 FILTERS = f"{EXTENSIONS}.filters"
@@ -15,8 +18,13 @@ FILTERS = f"{EXTENSIONS}.filters"
 WINDOWS: Json = {"initial_stream_window_size": 1024 * 1024, "initial_connection_window_size": 16 * 1024 * 1024}
 
 
-def connection_manager(name: str, codec: str, *, max_streams: int, host: Json, filters: Sequence[Json]) -> Json:
-    """The network filter that speaks HTTP: one virtual host, streams that may be quiet for long."""
+def connection_manager(
+    name: str, codec: str, *, max_streams: int, host: Json, filters: Sequence[Json], replies: Sequence[Json] = ()
+) -> Json:
+    """The network filter that speaks HTTP: one virtual host, streams that may be quiet for long.
+
+    `replies` change what Envoy itself says to callers.
+    """
     return {
         "name": "http",
         "typed_config": {
@@ -36,6 +44,7 @@ def connection_manager(name: str, codec: str, *, max_streams: int, host: Json, f
             "generate_request_id": False,
             "server_header_transformation": "PASS_THROUGH",
             "drain_timeout": "1s",
+            **({"local_reply_config": {"mappers": [*replies]}} if replies else {}),
             "route_config": {"virtual_hosts": [host]},
             "http_filters": [*filters],
         },
