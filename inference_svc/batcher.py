@@ -11,20 +11,31 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import deque
-from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Iterable, Sequence
+from typing import NamedTuple
 
 import numpy as np
 
 from inference_svc.admission import Admission, Terms
 from inference_svc.engine import Faults, Matrix, run
 from inference_svc.lane import Piece, Work
+from inference_svc.placed import MOST_CALLS, Slot, Threads
 from inference_svc.registry import LoadedModel
 from inference_svc.taps import Taps
 from runtime.errors import DeadlineExceededError
 
-INLINE_S = 0.002
-"""Calls that are expected to take no longer run on the event loop."""
+INLINE_S = 0.00025
+"""Calls that are expected to take no longer run on the event loop: to hand them over would cost as much."""
+
+
+class _Ran(NamedTuple):
+    """A call of a model that is over."""
+
+    pieces: Sequence[Piece]
+    rows: Matrix
+    values: Matrix
+    faults: Faults
+    took_s: float
 
 
 class Batcher:
@@ -39,18 +50,16 @@ class Batcher:
         deterministic: bool = False,
         taps: Taps | None = None,
     ) -> None:
-        """`threads` is how many long calls run at once, of different models."""
+        """`threads` is how many models have long calls running at once."""
         self._admission = admission
         self._taps = taps or Taps()
         self._most_rows = most_rows
         self._deterministic = deterministic
-        self._threads = ThreadPoolExecutor(threads, thread_name_prefix="model")
-        self._free_threads = threads
-        # A model is in one place: waiting for its turn on the loop, for a thread, or for its call to return.
-        self._placed: set[int] = set()  # by identity
+        self._threads = Threads(threads)
+        # A model waits in one place: for its turn on the loop, or for a thread. Its calls on a thread are beside that.
+        self._waiting: set[int] = set()  # by identity
         self._turns: deque[LoadedModel] = deque()
         self._parked: deque[LoadedModel] = deque()
-        self._running: dict[int, tuple[LoadedModel, float]] = {}
         self._lag_s = self._last_lag_s = 0.0
         self._scheduled_at: float | None = None
 
@@ -62,8 +71,9 @@ class Batcher:
             rows += each.lane.rows
         for each in self._parked:
             rows += each.lane.rows
-        for each, _ in self._running.values():
-            rows += each.lane.rows
+        for key, slot in self._threads.slots.items():
+            if key not in self._waiting:
+                rows += slot.loaded.lane.rows
         return rows
 
     def submit(
@@ -74,7 +84,7 @@ class Batcher:
         Raises what `Admission.check` raises.
         """
         now = time.perf_counter()
-        busy = bool(self._turns or self._running)
+        busy = bool(self._turns or self._threads.slots)
         self._admission.check(
             terms,
             now,
@@ -86,27 +96,24 @@ class Batcher:
             rows=len(rows),
         )
         work = Work(rows, terms, finished, request_id)
-        if id(loaded) not in self._placed:
-            self._placed.add(id(loaded))
-            self._turns.append(loaded)
         loaded.lane.push(work)
+        self._await_turn(loaded)
         if self._scheduled_at is None:
             self._schedule(now)
         return work
 
     def close(self) -> None:
         """Let go of the threads; a call that still runs is not waited for."""
-        self._threads.shutdown(wait=False)
+        self._threads.close()
 
     def _wait_s(self, loaded: LoadedModel, terms: Terms, now: float) -> float:
         """How long a new work would wait: for what goes before it on the loop, or on its model's thread."""
         lane = loaded.lane
         before_s = lane.cost.of_calls_of(self._most_rows, lane.rows_before(terms.priority))
-        running = self._running.get(id(loaded))
-        if running is not None:
-            return self._lag_s + max(running[1] - now, 0.0) + before_s
-        if self._is_long(loaded) and not self._free_threads:
-            before_s += max(min(until for _, until in self._running.values()) - now, 0.0)
+        if self._threads.slots and self._is_long(loaded):
+            before_s += self._threads.wait_s(loaded, now)
+            if id(loaded) in self._threads.slots:
+                return self._lag_s + before_s
         for each in self._turns:
             if each is not loaded:
                 before_s += each.lane.cost.of_calls_of(self._most_rows, each.lane.rows_before(terms.priority))
@@ -114,6 +121,16 @@ class Batcher:
 
     def _is_long(self, loaded: LoadedModel) -> bool:
         return loaded.lane.cost.of(min(loaded.lane.rows or 1, self._most_rows)) > INLINE_S
+
+    def _await_turn(self, loaded: LoadedModel) -> None:
+        """Let a model wait for a turn, if there is anything to run and it does not wait yet."""
+        if not loaded.lane or id(loaded) in self._waiting:
+            return
+        slot = self._threads.slots.get(id(loaded))
+        if slot is not None and self._is_long(loaded) and not self._has_room(slot):
+            return
+        self._waiting.add(id(loaded))
+        self._turns.append(loaded)
 
     def _schedule(self, now: float) -> None:
         self._scheduled_at = now
@@ -128,71 +145,89 @@ class Batcher:
         self._scheduled_at = None
         if self._turns:
             loaded = self._turns.popleft()
-            if not self._is_long(loaded):
-                self._call_inline(loaded, now)
-            elif self._free_threads:
+            self._waiting.discard(id(loaded))
+            if self._is_long(loaded):
                 self._call_on_thread(loaded, now)
             else:
-                self._parked.append(loaded)
+                self._call_inline(loaded, now)
         if self._turns:
             self._schedule(time.perf_counter())
 
     def _call_inline(self, loaded: LoadedModel, now: float) -> None:
-        pieces, rows = self._take(loaded, now)
+        pieces = self._take(loaded, now)
         if pieces:
-            started = time.perf_counter()
-            values, faults = run(loaded, rows, deterministic=self._deterministic)
-            took_s = time.perf_counter() - started
-            loaded.lane.seen(len(rows), took_s)
-            self._hand_out(loaded, pieces, values, faults)
-            if self._taps.batch is not None:
-                self._taps.batch(loaded, pieces, rows, values, faults.keys(), took_s)
-        self._place(loaded)
-
-    def _place(self, loaded: LoadedModel) -> None:
-        """Let a model have another turn, if anything of it waits."""
-        if loaded.lane:
-            self._turns.append(loaded)
-        else:
-            self._placed.discard(id(loaded))
+            self._hand_out(loaded, self._run(loaded, pieces))
+        self._await_turn(loaded)
 
     def _call_on_thread(self, loaded: LoadedModel, now: float) -> None:
-        pieces, rows = self._take(loaded, now)
-        if not pieces:
-            self._place(loaded)
-            return
-        loop = asyncio.get_running_loop()
-        self._free_threads -= 1
-        self._running[id(loaded)] = (loaded, now + loaded.lane.cost.of(len(rows)))
+        slot = self._threads.slot(loaded)
+        if slot is None:
+            self._waiting.add(id(loaded))
+            self._parked.append(loaded)
+        elif self._has_room(slot):
+            pieces = self._take(loaded, now)
+            if pieces:
+                self._place(slot, pieces, now)
+            else:
+                self._free(slot)
+            self._await_turn(loaded)
+
+    def _has_room(self, slot: Slot) -> bool:
+        """Behind a call that runs there is room for one that is full: any other would grow while it waits."""
+        return not slot.calls or (slot.calls < MOST_CALLS and slot.loaded.lane.rows >= self._most_rows)
+
+    def _place(self, slot: Slot, pieces: Sequence[Piece], now: float) -> None:
+        loaded, loop = slot.loaded, asyncio.get_running_loop()
 
         def call() -> None:
+            # What became late, or was given up, behind the call before is not run.
             started = time.perf_counter()
-            values, faults = run(loaded, rows, deterministic=self._deterministic)
-            loop.call_soon_threadsafe(returned, values, faults, time.perf_counter() - started)
+            late = [piece.work for piece in pieces if piece.work.late(started)]
+            due = [piece for piece in pieces if not piece.work.over and not piece.work.late(started)]
+            ran: _Ran | Exception | None
+            try:
+                ran = self._run(loaded, due) if due else None
+            except Exception as error:  # of ours: what a model raises is a fault of its rows
+                ran = error
+            loop.call_soon_threadsafe(returned, late, ran)
 
-        def returned(values: Matrix, faults: Faults, took_s: float) -> None:
-            self._free_threads += 1
-            del self._running[id(loaded)]
-            loaded.lane.seen(len(rows), took_s)
-            self._place(loaded)
-            self._turns.extend(self._parked)
-            self._parked.clear()
-            self._hand_out(loaded, pieces, values, faults)
-            if self._taps.batch is not None:
-                self._taps.batch(loaded, pieces, rows, values, faults.keys(), took_s)
+        def returned(late: Sequence[Work], ran: _Ran | Exception | None) -> None:
+            slot.returned(time.perf_counter())
+            self._free(slot)
+            self._await_turn(loaded)
             if self._turns and self._scheduled_at is None:
                 self._schedule(time.perf_counter())
+            _fail_late(late)
+            if isinstance(ran, Exception):
+                for piece in pieces:
+                    piece.work.fail(ran)
+            elif ran is not None:
+                self._hand_out(loaded, ran)
 
-        self._threads.submit(call)
+        slot.place(call, loaded.lane.cost.of(sum(piece.count for piece in pieces)), now)
 
-    def _take(self, loaded: LoadedModel, now: float) -> tuple[Sequence[Piece], Matrix]:
+    def _free(self, slot: Slot) -> None:
+        """Give a thread that has no calls to the models that wait for one."""
+        if not slot.calls:
+            self._threads.free(slot)
+            self._turns.extend(self._parked)
+            self._parked.clear()
+
+    def _take(self, loaded: LoadedModel, now: float) -> Sequence[Piece]:
         taken = loaded.lane.take(self._most_rows, now)
-        for work in taken.expired:
-            work.fail(DeadlineExceededError("the deadline passed while the call waited: it was not run"))
-        rows = [piece.rows for piece in taken.pieces]
-        return taken.pieces, rows[0] if len(rows) == 1 else np.concatenate(rows) if rows else np.empty((0, 0))
+        _fail_late(taken.expired)
+        return taken.pieces
 
-    def _hand_out(self, loaded: LoadedModel, pieces: Sequence[Piece], values: Matrix, faults: Faults) -> None:
+    def _run(self, loaded: LoadedModel, pieces: Sequence[Piece]) -> _Ran:
+        parts = [piece.rows for piece in pieces]
+        rows = parts[0] if len(parts) == 1 else np.concatenate(parts)
+        started = time.perf_counter()
+        values, faults = run(loaded, rows, deterministic=self._deterministic)
+        return _Ran(pieces, rows, values, faults, time.perf_counter() - started)
+
+    def _hand_out(self, loaded: LoadedModel, ran: _Ran) -> None:
+        pieces, rows, values, faults, took_s = ran
+        loaded.lane.seen(len(rows), took_s)
         batch_rows = 1 if self._deterministic else len(values)
         offset = 0
         for piece in pieces:
@@ -204,3 +239,10 @@ class Batcher:
                         break
             piece.work.scored(piece.first, values[offset:end], batch_rows)
             offset = end
+        if self._taps.batch is not None:
+            self._taps.batch(loaded, pieces, rows, values, faults.keys(), took_s)
+
+
+def _fail_late(works: Iterable[Work]) -> None:
+    for work in works:
+        work.fail(DeadlineExceededError("the deadline passed while the call waited: it was not run"))

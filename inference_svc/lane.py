@@ -63,6 +63,10 @@ class Work:
         """Whether nothing of it is to be scored any more."""
         return self.cancelled or self.error is not None
 
+    def late(self, now: float) -> bool:
+        """Whether its deadline has passed."""
+        return self.terms.deadline is not None and self.terms.deadline <= now
+
     def fail(self, error: Exception) -> None:
         """End it with an error, unless it has ended."""
         if not self.over:
@@ -164,7 +168,7 @@ class Lane:
                         self._gone(priority, left)
                     queue.popleft()
                     continue
-                if work.terms.deadline is not None and work.terms.deadline <= now:
+                if work.late(now):
                     self._gone(priority, left)
                     expired.append(work)
                     queue.popleft()

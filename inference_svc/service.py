@@ -103,7 +103,7 @@ class InferenceServicer(inference_service_pb2_grpc.InferenceServiceServicer):
         work = await self._predictor.begin(target, rows, path, terms, identity).result()
         metrics.PREDICTIONS.labels(target.strategy).inc(len(work.values))
         response = pb.BatchPredictResponse(
-            predictions=work.values,
+            predictions=work.values.tolist(),
             model_name=request.model_name or DEFAULT,
             model_version=target.loaded.version,
             batch_size=len(work.values),
@@ -194,7 +194,7 @@ class _Streamed:
             else:
                 target = self._pending.target
                 metrics.PREDICTIONS.labels(target.strategy).inc(len(work.values))
-                response.predictions.extend(work.values)
+                response.predictions.extend(work.values.tolist())
                 response.model_version = target.loaded.version
                 response.generation = target.generation
                 response.shapes.extend(to_shapes(work))

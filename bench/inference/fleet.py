@@ -114,7 +114,7 @@ Measure = Callable[[Fleet, Section, Replica, GrpcTarget], Awaitable[dict[str, st
 async def gather(stack: AsyncExitStack, fleet: Fleet, listeners: Sequence[str], with_peers: bool) -> None:
     """Start quantmesh, the floors and the peers; they end with the stack."""
     work = fleet.workload
-    requests, batches = ours.single_requests(work), ours.batch_requests(work)
+    requests = ours.single_requests(work)
     for listener in listeners:
         _say(f"starting quantmesh {listener}")
         name = f"quantmesh ({listener})" if listener else "quantmesh"
@@ -125,10 +125,7 @@ async def gather(stack: AsyncExitStack, fleet: Fleet, listeners: Sequence[str], 
             continue
         fleet.replicas.append(replica)
         await fleet.offer("predict", replica.predict(requests, work))
-        await fleet.offer("batch", replica.batch(batches, work))
-        await _optional(fleet, "batch", f"{name}, packed", lambda: replica.packed_batch(work))  # noqa: B023
-        await _optional(fleet, "stream", f"{name}, packed batches", lambda: replica.stream(work, True))  # noqa: B023
-        await _optional(fleet, "stream", f"{name}, single rows", lambda: replica.stream(work, False))  # noqa: B023
+        await offer_batches(fleet, replica)
         for target in await replica.rest(work):
             await fleet.offer("rest", target)
     made = peers.Peers(stack, fleet.folder, work)
@@ -139,6 +136,15 @@ async def gather(stack: AsyncExitStack, fleet: Fleet, listeners: Sequence[str], 
             await _peer(fleet, peers.MLSERVER if workers else peers.MLSERVER_INLINE, made.mlserver, workers)
         await _peer(fleet, peers.TRITON, made.triton)
         await _peer(fleet, peers.FASTAPI, made.fastapi)
+
+
+async def offer_batches(fleet: Fleet, replica: Replica) -> None:
+    """Take a replica's ways for many rows into `batch` and `stream`."""
+    work, name = fleet.workload, replica.name
+    await fleet.offer("batch", replica.batch(ours.batch_requests(work), work))
+    await _optional(fleet, "batch", f"{name}, packed", lambda: replica.packed_batch(work))
+    await _optional(fleet, "stream", f"{name}, packed batches", lambda: replica.stream(work, True))
+    await _optional(fleet, "stream", f"{name}, single rows", lambda: replica.stream(work, False))
 
 
 async def at_rest(fleet: Fleet) -> None:

@@ -70,6 +70,7 @@ class Replica:
     """One mesh with one replica."""
 
     name: str
+    listener: str
     mesh: Mesh
     channel: grpc.aio.Channel
     versions: tuple[str, str]
@@ -199,11 +200,17 @@ class Replica:
         return found
 
 
-async def start(stack: AsyncExitStack, home: Path, listener: str, workload: Workload) -> Replica:
-    """Start a mesh, register both versions and deploy the first; all ends with the stack. Raises UnavailableError."""
+async def start(stack: AsyncExitStack, home: Path, listener: str, workload: Workload, call_rows: int = 0) -> Replica:
+    """Start a mesh, register both versions and deploy the first; all ends with the stack. Raises UnavailableError.
+
+    `call_rows` is INFER_BATCH_SIZE, where it is not to be the default.
+    """
     name = f"quantmesh ({listener})" if listener else "quantmesh"
     ports: dict[str, Any] = {field: 0 for field in MeshSettings.model_fields if field.endswith("_port")}
     variables = {_LISTENER: listener} if listener else {}
+    if call_rows:
+        name = f"{name}, calls of {call_rows}"
+        variables["INFER_BATCH_SIZE"] = str(call_rows)
     mesh = Mesh(MeshSettings(home=home, redis_url=None, **ports), environment=variables)
     try:
         await stack.enter_async_context(mesh)
@@ -213,7 +220,7 @@ async def start(stack: AsyncExitStack, home: Path, listener: str, workload: Work
     channel = await stack.enter_async_context(grpc.aio.insecure_channel(mesh.addresses.mlops))
     stub: Any = mlops_service_pb2_grpc.MlopsServiceStub(channel)
     versions = [await _register(stub, model) for model in _twins(workload.onnx)]
-    replica = Replica(name, mesh, channel, (versions[0], versions[1]))
+    replica = Replica(name, listener, mesh, channel, (versions[0], versions[1]))
     await replica.promote(versions[0])
     return replica
 

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import time
+from contextlib import AsyncExitStack
 from statistics import median
 
-from bench.inference.fleet import Fleet, interleaved
+from bench.inference import ours
+from bench.inference.fleet import Fleet, interleaved, offer_batches
 from bench.inference.load import Result
 from bench.inference.machine import Machine
 from bench.inference.report import Section, failures, ms, rate, share
@@ -15,6 +17,10 @@ from bench.inference.workload import BATCH_ROWS, Workload, session
 
 _OF_BARE = 0.8
 _IN_FLIGHT = 4
+_CALL_ROWS = 2 * BATCH_ROWS
+"""INFER_BATCH_SIZE of a replica that is there for batches: the default keeps calls short, for single rows."""
+
+_SET_UP = f"calls of {_CALL_ROWS}"
 _WINDOWS = {"packed batches": 4, "single rows": 512}
 """Messages unanswered on a stream."""
 
@@ -32,7 +38,19 @@ def _bare(work: Workload, seconds: float) -> float:
 
 
 async def rows(fleet: Fleet) -> Section:
-    """Rows a second, and of the bare loop's."""
+    """Rows a second, and of the bare loop's: by the replicas as they come, and by some that are set up for batches."""
+    async with AsyncExitStack() as stack:
+        for replica in fleet.replicas:
+            home = fleet.folder / f"home-{replica.listener}-rows"
+            await offer_batches(fleet, await ours.start(stack, home, replica.listener, fleet.workload, _CALL_ROWS))
+        try:
+            return await _rows(fleet)
+        finally:
+            fleet.batch = [target for target in fleet.batch if _SET_UP not in target.server]
+            fleet.stream = [target for target in fleet.stream if _SET_UP not in target.server]
+
+
+async def _rows(fleet: Fleet) -> Section:
     section = Section("rows", f"many rows, closed loop of {fleet.plan.seconds} s; batches of {BATCH_ROWS} rows")
     section.columns = ("gRPC", "calls or messages/s", "rows/s", "of the bare loop", "p50 ms", "p99 ms", "not OK")
     use = Machine()
@@ -63,7 +81,7 @@ async def rows(fleet: Fleet) -> Section:
         section.add(
             what, *cells, ms(result.p50), ms(result.p99), failures(result.failed), server=target.server, result=result
         )
-        if target.role is Role.OURS and each == BATCH_ROWS:
+        if target.role is Role.OURS and each == BATCH_ROWS and _SET_UP in target.server:
             met = result.rate * each >= _OF_BARE * floor and not result.failures
             section.judge(f"{what}: rows/s of the bare loop's, all OK", f">= {_OF_BARE:.0%}", cells[2], met)
     if not fleet.ours(fleet.stream):

@@ -13,11 +13,13 @@ import onnxruntime as ort
 import skl2onnx
 import sklearn
 from numpy.typing import NDArray
+from onnx import TensorProto, helper, numpy_helper
 from sklearn.ensemble import GradientBoostingRegressor
 
 from bench.load.build import cache
 
 TREES, DEPTH, FEATURES = 200, 5, 50
+STATE, STEPS = 1024, 40
 BATCH_ROWS = 128
 SINGLE, BATCHES = 16, 4
 """How many different requests are sent in turn: an answer that went to the wrong caller shows."""
@@ -59,6 +61,17 @@ def make() -> Workload:
         made = onnx.with_suffix(".new")
         made.write_bytes(_train(random))
         made.replace(onnx)
+    return _asked_of(onnx)
+
+
+def slow(folder: Path) -> Workload:
+    """The same rows for a model of which a row costs hundreds of times as much: a recurrent network of many steps."""
+    onnx = folder / "slow.onnx"
+    onnx.write_bytes(_recurrent(np.random.default_rng(3)))
+    return _asked_of(onnx)
+
+
+def _asked_of(onnx: Path) -> Workload:
     random = np.random.default_rng(2)
     rows = random.standard_normal((SINGLE, FEATURES), dtype=np.float32)
     batches = random.standard_normal((BATCHES, BATCH_ROWS, FEATURES), dtype=np.float32)
@@ -77,6 +90,28 @@ def _train(random: np.random.Generator) -> bytes:
     labels = rows[:, 0] * rows[:, 1] + random.standard_normal(2000)
     fitted = GradientBoostingRegressor(n_estimators=TREES, max_depth=DEPTH, random_state=1).fit(rows, labels)
     return bytes(skl2onnx.to_onnx(fitted, rows[:1].astype(np.float32)).SerializeToString())
+
+
+def _recurrent(random: np.random.Generator) -> bytes:
+    shapes = {"in": (FEATURES, STATE), "step": (STATE, STATE), "out": (STATE, 1)}
+    nodes, state = [], "rows"
+    for step, weights in enumerate(["in", *["step"] * STEPS]):
+        nodes.append(helper.make_node("MatMul", [state, weights], [f"product{step}"]))
+        nodes.append(helper.make_node("Tanh", [f"product{step}"], [f"state{step}"]))
+        state = f"state{step}"
+    nodes.append(helper.make_node("MatMul", [state, "out"], ["prediction"]))
+    graph = helper.make_graph(
+        nodes,
+        "recurrent",
+        [helper.make_tensor_value_info("rows", TensorProto.FLOAT, [None, FEATURES])],
+        [helper.make_tensor_value_info("prediction", TensorProto.FLOAT, [None, 1])],
+        [
+            numpy_helper.from_array(random.standard_normal(shape, np.float32) / np.float32(shape[0] ** 0.5), name)
+            for name, shape in shapes.items()
+        ],
+    )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+    return bytes(model.SerializeToString())
 
 
 def write_payloads(path: Path, payloads: Iterable[bytes]) -> Path:

@@ -14,13 +14,13 @@ from runtime.envoy.values import FILTERS, Json
 
 NAME = "limit"
 
-LEAST = 128
+LEAST = 32
 """Calls that may always be in flight, so that a model whose every call takes long does not shut its callers out."""
 
 _EVERY_S = 0.05
 _PERCENTILE = 90
 _SHARE = 0.5
-"""Of the objective: what the 90th of 100 answers may take. The slowest of them take about twice that."""
+"""Of the objective: what the 90th of 100 answers may take. The slowest of them take almost twice that."""
 
 
 def limit(most: int, objective_ms: float) -> Json:

@@ -53,6 +53,10 @@ async def test_a_storm_of_predicts_survives_twenty_swaps_and_each_answer_is_of_o
                 answers.append(await stub.Predict(pb.PredictRequest(model_name="momentum", features=ROW)))
                 batches.append(await stub.BatchPredict(batch(matrix)))
 
+        async def seen_by_the_storm(generation: int) -> None:
+            # However late its callers get their turn.
+            await until(lambda: any(answer.generation == generation for answer in answers[-100:]))
+
         callers = [asyncio.create_task(storm()) for _ in range(8)]
         for number in range(SWAPS):
             if number % 3 == 2:
@@ -66,6 +70,7 @@ async def test_a_storm_of_predicts_survives_twenty_swaps_and_each_answer_is_of_o
             assert [state.swapped for state in states] == [True]
             asked = await stub.Predict(pb.PredictRequest(model_name="momentum", features=ROW))
             assert asked.generation == deployed.generation, "a swap that is reported is a swap that serves"
+            await seen_by_the_storm(deployed.generation)
         over.set()
         await asyncio.gather(*callers)
 

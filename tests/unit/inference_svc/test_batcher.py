@@ -14,6 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
+from inference_svc import batcher as batcher_module
 from inference_svc.admission import Admission, Priority, Terms
 from inference_svc.batcher import INLINE_S, Batcher
 from inference_svc.costs import Cost
@@ -162,6 +163,91 @@ async def test_a_long_call_leaves_the_event_loop_free_and_what_comes_meanwhile_i
     service.close()
 
 
+async def test_behind_a_call_that_runs_there_is_one_and_only_one_that_is_full() -> None:
+    go_on = threading.Event()
+    slow, recorder = model(lambda: go_on.wait(10) and None, Cost(1.0, 0.0))
+    service = batcher(most_rows=2)
+    finished: list[Work] = []
+    service.submit(slow, np.array([[0.0]]), Terms(), finished.append)
+    await asyncio.sleep(0)
+    for value in range(1, 6):
+        service.submit(slow, np.array([[float(value)]]), Terms(), finished.append)
+        await asyncio.sleep(0)
+        # The first two wait for one another, then go together behind the call that runs; nothing goes behind those.
+        assert slow.lane.rows == {1: 1, 2: 0}.get(value, value - 2)
+    assert service.waiting_rows == 3
+    late = service.submit(slow, np.array([[9.0]]), Terms(Priority.HIGH), finished.append)
+    go_on.set()
+    await until(lambda: len(finished) == 7)
+    assert recorder.calls == [[0.0], [1.0, 2.0], [9.0, 3.0], [4.0, 5.0]]
+    assert late.shapes == [(1, 2)]
+    service.close()
+
+
+async def test_what_is_given_up_or_late_behind_a_call_is_not_run() -> None:
+    go_on = threading.Event()
+    slow, recorder = model(lambda: go_on.wait(10) and None, Cost(1.0, 0.0))
+    service = batcher(most_rows=3)
+    finished: list[Work] = []
+    service.submit(slow, np.array([[0.0]]), Terms(), finished.append)
+    await asyncio.sleep(0)
+    late = Terms(deadline=time.perf_counter() + 0.02, patient=True)
+    works = [
+        service.submit(slow, np.array([[value]]), terms, finished.append)
+        for value, terms in ((1.0, late), (2.0, Terms()), (3.0, Terms()))
+    ]
+    await asyncio.sleep(0)
+    assert slow.lane.rows == 0  # all three are behind the call that runs
+    slow.lane.cancel(works[1])
+    await until(lambda: time.perf_counter() > (late.deadline or 0.0))
+    go_on.set()
+    await until(lambda: len(finished) == 3)
+    assert isinstance(works[0].error, DeadlineExceededError)
+    assert recorder.calls == [[0.0], [3.0]]
+    assert works[2].shapes == [(1, 1)]
+    service.close()
+
+
+async def test_short_calls_go_on_beside_a_long_one_of_their_model() -> None:
+    go_on = threading.Event()
+    loop_thread = threading.current_thread()
+
+    def wait_on_a_thread() -> None:
+        if threading.current_thread() is not loop_thread:
+            go_on.wait(10)
+
+    slow, recorder = model(wait_on_a_thread, Cost(0.0, INLINE_S / 3))
+    service = batcher(most_rows=8)
+    finished: list[Work] = []
+    service.submit(slow, np.full((8, 1), 5.0), Terms(), finished.append)
+    await asyncio.sleep(0)
+    service.submit(slow, np.array([[1.0]]), Terms(), finished.append)
+    await until(lambda: len(finished) == 1)
+    assert recorder.calls == [[1.0]]
+    go_on.set()
+    await until(lambda: len(finished) == 2)
+    service.close()
+
+
+async def test_an_error_of_ours_on_a_thread_ends_its_works_and_nothing_else(monkeypatch: pytest.MonkeyPatch) -> None:
+    slow, recorder = model(cost=Cost(1.0, 0.0))
+    service = batcher()
+    finished: list[Work] = []
+    with monkeypatch.context() as patched:
+        patched.setattr(batcher_module, "run", _broken)
+        broken = service.submit(slow, np.array([[1.0]]), Terms(), finished.append)
+        await until(lambda: len(finished) == 1)
+    assert isinstance(broken.error, RuntimeError)
+    service.submit(slow, np.array([[2.0]]), Terms(), finished.append)
+    await until(lambda: len(finished) == 2)
+    assert recorder.calls == [[2.0]]
+    service.close()
+
+
+def _broken(*_args: object, **_options: object) -> None:
+    raise RuntimeError("a bug")
+
+
 async def test_a_model_all_of_whose_works_were_cancelled_has_one_place_all_the_same() -> None:
     slow, recorder = model(lambda: time.sleep(0.01), Cost(1.0, 0.0))
     service = batcher(threads=2)
@@ -236,16 +322,16 @@ async def test_a_pause_of_the_loop_is_held_against_no_call_that_comes_after_it()
 async def test_a_call_of_high_priority_is_not_refused_for_what_it_overtakes() -> None:
     go_on = threading.Event()
     slow, _ = model(lambda: go_on.wait(10) and None, Cost(100.0, 0.0))
-    service = batcher(most_rows=1, target_s=250.0)
+    service = batcher(most_rows=1, target_s=390.0)
     finished: list[Work] = []
-    for _ in range(2):
+    for _ in range(3):  # one that runs, one behind it, and one that waits
         service.submit(slow, np.array([[1.0]]), Terms(Priority.LOW), finished.append)
         await asyncio.sleep(0)
     with pytest.raises(ResourceExhaustedError):
         service.submit(slow, np.array([[1.0]]), Terms(Priority.LOW), finished.append)
     service.submit(slow, np.array([[1.0]]), Terms(Priority.HIGH), finished.append)
     go_on.set()
-    await until(lambda: len(finished) == 3)
+    await until(lambda: len(finished) == 4)
     service.close()
 
 

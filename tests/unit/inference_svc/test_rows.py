@@ -47,12 +47,29 @@ def of_columns(columns: int) -> LoadedModel:
     return loaded("a" * 64, columns=columns)
 
 
-@given(st.integers(1, 40).flatmap(lambda n: st.lists(st.lists(st.floats(), min_size=n, max_size=n), min_size=1)))
-def test_a_batch_is_read_bit_for_bit(rows: list[list[float]]) -> None:
-    request = pb.BatchPredictRequest(batch=[pb.FeatureRow(features=row) for row in rows])
-    found, path = rows_of_batch(
-        pb.BatchPredictRequest.FromString(request.SerializeToString()), of_columns(len(rows[0]))
+UNKNOWN = st.sampled_from([b"", b"\x7a\x03ABC", b"\x78\x12", b"\x7a\x00\x7a\x02\x12\x0a"])
+"""Fields that the contract does not have (15, of bytes and a number), one of which holds what begins a row."""
+
+
+@given(
+    rows=st.integers(1, 40).flatmap(lambda n: st.lists(st.lists(st.floats(), min_size=n, max_size=n), min_size=1)),
+    model_name=st.sampled_from(["", "champion", "\x12\x1a\n\x18"]),
+    request_id=st.text(max_size=5),
+    unknown=st.tuples(UNKNOWN, UNKNOWN),
+    parts=st.booleans(),
+)
+def test_a_batch_is_read_bit_for_bit_whatever_is_around_it(
+    rows: list[list[float]], model_name: str, request_id: str, unknown: tuple[bytes, bytes], parts: bool
+) -> None:
+    batch = [pb.FeatureRow(features=row) for row in rows]
+    first, second = (batch[:1], batch[1:]) if parts else (batch, [])  # other fields in between are as good
+    wire = (
+        unknown[0]
+        + pb.BatchPredictRequest(batch=first, request_id=request_id).SerializeToString()
+        + pb.BatchPredictRequest(batch=second, model_name=model_name).SerializeToString()
+        + unknown[1]
     )
+    found, path = rows_of_batch(pb.BatchPredictRequest.FromString(wire), of_columns(len(rows[0])))
     assert found.tobytes() == np.array(rows).tobytes()
     assert path(3, 2) == "batch[3].features[2]"
 

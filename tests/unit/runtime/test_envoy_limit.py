@@ -23,7 +23,7 @@ def test_the_limit_is_between_the_least_and_the_most(most: int, least: int) -> N
     assert told["min_rtt_calc_params"]["min_concurrency"] == least
 
 
-def test_answers_are_held_to_half_of_the_objective() -> None:
+def test_nine_answers_of_ten_are_held_to_less_than_the_objective() -> None:
     assert controller(1000, 50.0)["min_rtt_calc_params"]["fixed_value"] == "0.025000s"
 
 
