@@ -90,7 +90,7 @@ class Batcher:
             now,
             # Of an idle service nothing is held against a call, not even how late the loop ran before: were all calls
             # refused for that, no turn would ever show that it runs on time again.
-            wait_s=self._wait_s(loaded, terms, now) if busy else 0.0,
+            wait_s=self._wait_s(loaded, terms, len(rows), now) if busy else 0.0,
             own_s=loaded.lane.cost.of_calls_of(self._most_rows, len(rows)),
             waiting_rows=self.waiting_rows if busy else 0,
             rows=len(rows),
@@ -106,11 +106,11 @@ class Batcher:
         """Let go of the threads; a call that still runs is not waited for."""
         self._threads.close()
 
-    def _wait_s(self, loaded: LoadedModel, terms: Terms, now: float) -> float:
-        """How long a new work would wait: for what goes before it on the loop, or on its model's thread."""
+    def _wait_s(self, loaded: LoadedModel, terms: Terms, rows: int, now: float) -> float:
+        """How long a new work of so many rows would wait: for what goes before it on the loop, or on a thread."""
         lane = loaded.lane
         before_s = lane.cost.of_calls_of(self._most_rows, lane.rows_before(terms.priority))
-        if self._threads.slots and self._is_long(loaded):
+        if self._threads.slots and self._is_long(loaded, rows):
             before_s += self._threads.wait_s(loaded, now)
             if id(loaded) in self._threads.slots:
                 return self._lag_s + before_s
@@ -119,8 +119,9 @@ class Batcher:
                 before_s += each.lane.cost.of_calls_of(self._most_rows, each.lane.rows_before(terms.priority))
         return self._lag_s + before_s
 
-    def _is_long(self, loaded: LoadedModel) -> bool:
-        return loaded.lane.cost.of(min(loaded.lane.rows or 1, self._most_rows)) > INLINE_S
+    def _is_long(self, loaded: LoadedModel, more_rows: int = 0) -> bool:
+        """Whether the next call of a model is, of what waits and so many rows more."""
+        return loaded.lane.cost.of(min(loaded.lane.rows + more_rows or 1, self._most_rows)) > INLINE_S
 
     def _await_turn(self, loaded: LoadedModel) -> None:
         """Let a model wait for a turn, if there is anything to run and it does not wait yet."""
@@ -173,8 +174,13 @@ class Batcher:
             self._await_turn(loaded)
 
     def _has_room(self, slot: Slot) -> bool:
-        """Behind a call that runs there is room for one that is full: any other would grow while it waits."""
-        return not slot.calls or (slot.calls < MOST_CALLS and slot.loaded.lane.rows >= self._most_rows)
+        """Behind a call that runs there is room for one that is full: any other would grow while it waits.
+
+        There is none while other models wait for a thread: it is theirs as soon as the call is over.
+        """
+        return not slot.calls or (
+            slot.calls < MOST_CALLS and slot.loaded.lane.rows >= self._most_rows and not self._parked
+        )
 
     def _place(self, slot: Slot, pieces: Sequence[Piece], now: float) -> None:
         loaded, loop = slot.loaded, asyncio.get_running_loop()

@@ -184,6 +184,26 @@ async def test_behind_a_call_that_runs_there_is_one_and_only_one_that_is_full() 
     service.close()
 
 
+async def test_a_model_that_never_rests_leaves_the_thread_to_another() -> None:
+    busy, busy_recorder = model(lambda: time.sleep(0.001), Cost(1.0, 0.0))
+    other, other_recorder = model(cost=Cost(1.0, 0.0))
+    service = batcher(most_rows=1, threads=1)
+    finished: list[Work] = []
+
+    def again(_work: Work) -> None:
+        if not finished:
+            service.submit(busy, np.array([[1.0]]), Terms(patient=True), again)
+
+    for _ in range(5):  # there is always a full call behind the one that runs
+        service.submit(busy, np.array([[1.0]]), Terms(patient=True), again)
+    await until(lambda: len(busy_recorder.calls) > 5)
+    service.submit(other, np.array([[2.0]]), Terms(patient=True), finished.append)
+    await until(lambda: len(finished) == 1)
+    assert other_recorder.calls == [[2.0]]
+    await until(lambda: service.waiting_rows == 0)
+    service.close()
+
+
 async def test_what_is_given_up_or_late_behind_a_call_is_not_run() -> None:
     go_on = threading.Event()
     slow, recorder = model(lambda: go_on.wait(10) and None, Cost(1.0, 0.0))
