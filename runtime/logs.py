@@ -38,6 +38,14 @@ def _formatter(renderer: structlog.typing.Processor) -> logging.Formatter:
     return structlog.stdlib.ProcessorFormatter(foreign_pre_chain=_SHARED, processors=[*processors, renderer])
 
 
+class _CallerHasGone(logging.Filter):
+    """Keeps out what grpcio says, with a traceback, of a caller that left just when its answer was to be sent."""
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        kind = record.exc_info[0] if record.exc_info else None
+        return kind is None or kind.__name__ != "ExecuteBatchError"
+
+
 def configure(service: str, settings: MeshSettings) -> None:
     """Set up structlog and the standard library's logging alike, on standard error."""
     console = settings.log_format == "console" or (settings.log_format == "auto" and sys.stderr.isatty())
@@ -52,6 +60,7 @@ def configure(service: str, settings: MeshSettings) -> None:
     handler.setFormatter(
         _formatter(structlog.dev.ConsoleRenderer() if console else structlog.processors.JSONRenderer())
     )
+    handler.addFilter(_CallerHasGone())
     root = logging.getLogger()
     root.handlers[:] = [handler]
     root.setLevel(level)

@@ -109,8 +109,9 @@ async def fuzz(replica: Replica, seconds: float, seed: int) -> int:
     grown_mb = resident_mb(replica.process.pid) - first_mb
     print(f"{replica.log.name}: {calls:,} calls, {dict(outcomes.most_common())}, {grown_mb:+.1f} MB")
     for text in ("Traceback", "panicked"):
-        if text in replica.said:
-            print(replica.said[-3_000:], file=sys.stderr)
+        at = replica.said.find(text)
+        if at >= 0:
+            print(replica.said[max(at - 1_000, 0) : at + 3_000], file=sys.stderr)
             wrong += 1
     return wrong + (grown_mb > MOST_GROWTH_MB)
 
@@ -129,7 +130,7 @@ def resident_mb(pid: int) -> float:
     return sum(int(status.split("VmRSS:")[1].split()[0]) for status in statuses) / 1024
 
 
-async def main(seconds: float, seed: int) -> int:
+async def main(listeners: Sequence[str], seconds: float, seed: int) -> int:
     """Fuzz one listener after the other."""
     wrong = 0
     with tempfile.TemporaryDirectory(prefix="quantmesh-fuzz-") as folder, single(Path(folder)) as running:
@@ -137,7 +138,7 @@ async def main(seconds: float, seed: int) -> int:
         redis = connect(running.url)
         await DeploymentStore(redis).promote("momentum", version, expected_generation=None, reason="", request_id="")
         await redis.aclose()
-        for listener in LISTENERS:
+        for listener in listeners:
             async with serving(Path(folder), running.url, listener, INFER_P99_MS_TARGET="30000") as replica:
                 wrong += await fuzz(replica, seconds, seed)
     return wrong
@@ -147,5 +148,6 @@ if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seconds", type=float, default=300.0, help="for each listener (default %(default)s)")
     parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--listeners", nargs="+", choices=LISTENERS, default=LISTENERS)
     options = parser.parse_args()
-    sys.exit(1 if asyncio.run(main(options.seconds, options.seed)) else 0)
+    sys.exit(1 if asyncio.run(main(options.listeners, options.seconds, options.seed)) else 0)
