@@ -28,10 +28,13 @@ INLINE_S = 0.00025
 """Calls that are expected to take no longer run on the event loop: to hand them over would cost as much."""
 
 
+AHEAD_S = 0.005
+"""A call that is expected to take no longer may be placed behind one that runs: nothing overtakes it there."""
+
+
 class _Ran(NamedTuple):
     """A call of a model that is over."""
 
-    pieces: Sequence[Piece]
     rows: Matrix
     values: Matrix
     faults: Faults
@@ -56,7 +59,8 @@ class Batcher:
         self._most_rows = most_rows
         self._deterministic = deterministic
         self._threads = Threads(threads)
-        # A model waits in one place: for its turn on the loop, or for a thread. Its calls on a thread are beside that.
+        # A model waits in one place: for its turn on the loop, or for a thread. While it has calls on a thread, all its
+        # calls go there, in order: rows of one request are scored in theirs.
         self._waiting: set[int] = set()  # by identity
         self._turns: deque[LoadedModel] = deque()
         self._parked: deque[LoadedModel] = deque()
@@ -110,10 +114,10 @@ class Batcher:
         """How long a new work of so many rows would wait: for what goes before it on the loop, or on a thread."""
         lane = loaded.lane
         before_s = lane.cost.of_calls_of(self._most_rows, lane.rows_before(terms.priority))
+        if id(loaded) in self._threads.slots:
+            return self._lag_s + self._threads.wait_s(loaded, now) + before_s
         if self._threads.slots and self._is_long(loaded, rows):
             before_s += self._threads.wait_s(loaded, now)
-            if id(loaded) in self._threads.slots:
-                return self._lag_s + before_s
         for each in self._turns:
             if each is not loaded:
                 before_s += each.lane.cost.of_calls_of(self._most_rows, each.lane.rows_before(terms.priority))
@@ -128,7 +132,7 @@ class Batcher:
         if not loaded.lane or id(loaded) in self._waiting:
             return
         slot = self._threads.slots.get(id(loaded))
-        if slot is not None and self._is_long(loaded) and not self._has_room(slot):
+        if slot is not None and not self._has_room(slot):
             return
         self._waiting.add(id(loaded))
         self._turns.append(loaded)
@@ -147,7 +151,7 @@ class Batcher:
         if self._turns:
             loaded = self._turns.popleft()
             self._waiting.discard(id(loaded))
-            if self._is_long(loaded):
+            if id(loaded) in self._threads.slots or self._is_long(loaded):
                 self._call_on_thread(loaded, now)
             else:
                 self._call_inline(loaded, now)
@@ -157,7 +161,7 @@ class Batcher:
     def _call_inline(self, loaded: LoadedModel, now: float) -> None:
         pieces = self._take(loaded, now)
         if pieces:
-            self._hand_out(loaded, self._run(loaded, pieces))
+            self._settle(loaded, pieces, self._run(loaded, pieces))
         self._await_turn(loaded)
 
     def _call_on_thread(self, loaded: LoadedModel, now: float) -> None:
@@ -174,13 +178,15 @@ class Batcher:
             self._await_turn(loaded)
 
     def _has_room(self, slot: Slot) -> bool:
-        """Behind a call that runs there is room for one that is full: any other would grow while it waits.
+        """Behind a call that runs there is room for one that is full and short: another would grow, or be in the way.
 
         There is none while other models wait for a thread: it is theirs as soon as the call is over.
         """
-        return not slot.calls or (
-            slot.calls < MOST_CALLS and slot.loaded.lane.rows >= self._most_rows and not self._parked
-        )
+        if not slot.calls:
+            return True
+        lane = slot.loaded.lane
+        full_and_short = lane.rows >= self._most_rows and lane.cost.of(self._most_rows) <= AHEAD_S
+        return slot.calls < MOST_CALLS and full_and_short and not self._parked
 
     def _place(self, slot: Slot, pieces: Sequence[Piece], now: float) -> None:
         loaded, loop = slot.loaded, asyncio.get_running_loop()
@@ -190,25 +196,20 @@ class Batcher:
             started = time.perf_counter()
             late = [piece.work for piece in pieces if piece.work.late(started)]
             due = [piece for piece in pieces if not piece.work.over and not piece.work.late(started)]
-            ran: _Ran | Exception | None
-            try:
-                ran = self._run(loaded, due) if due else None
-            except Exception as error:  # of ours: what a model raises is a fault of its rows
-                ran = error
-            loop.call_soon_threadsafe(returned, late, ran)
+            for piece in due:
+                if not piece.first:
+                    piece.work.began = started
+            loop.call_soon_threadsafe(returned, late, due, self._run(loaded, due) if due else None)
 
-        def returned(late: Sequence[Work], ran: _Ran | Exception | None) -> None:
+        def returned(late: Sequence[Work], due: Sequence[Piece], ran: _Ran | Exception | None) -> None:
             slot.returned(time.perf_counter())
             self._free(slot)
             self._await_turn(loaded)
             if self._turns and self._scheduled_at is None:
                 self._schedule(time.perf_counter())
             _fail_late(late)
-            if isinstance(ran, Exception):
-                for piece in pieces:
-                    piece.work.fail(ran)
-            elif ran is not None:
-                self._hand_out(loaded, ran)
+            if ran is not None:
+                self._settle(loaded, due, ran)
 
         slot.place(call, loaded.lane.cost.of(sum(piece.count for piece in pieces)), now)
 
@@ -224,15 +225,24 @@ class Batcher:
         _fail_late(taken.expired)
         return taken.pieces
 
-    def _run(self, loaded: LoadedModel, pieces: Sequence[Piece]) -> _Ran:
-        parts = [piece.rows for piece in pieces]
-        rows = parts[0] if len(parts) == 1 else np.concatenate(parts)
-        started = time.perf_counter()
-        values, faults = run(loaded, rows, deterministic=self._deterministic)
-        return _Ran(pieces, rows, values, faults, time.perf_counter() - started)
+    def _run(self, loaded: LoadedModel, pieces: Sequence[Piece]) -> _Ran | Exception:
+        """The call, or an error of ours: what a model raises is a fault of its rows."""
+        try:
+            parts = [piece.rows for piece in pieces]
+            rows = parts[0] if len(parts) == 1 else np.concatenate(parts)
+            started = time.perf_counter()
+            values, faults = run(loaded, rows, deterministic=self._deterministic)
+            return _Ran(rows, values, faults, time.perf_counter() - started)
+        except Exception as error:
+            return error
 
-    def _hand_out(self, loaded: LoadedModel, ran: _Ran) -> None:
-        pieces, rows, values, faults, took_s = ran
+    def _settle(self, loaded: LoadedModel, pieces: Sequence[Piece], ran: _Ran | Exception) -> None:
+        """Give each work its part of a call that is over."""
+        if isinstance(ran, Exception):
+            for piece in pieces:
+                piece.work.fail(ran)
+            return
+        rows, values, faults, took_s = ran
         loaded.lane.seen(len(rows), took_s)
         batch_rows = 1 if self._deterministic else len(values)
         offset = 0

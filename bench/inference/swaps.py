@@ -1,4 +1,4 @@
-"""Promotions and rollbacks in a loop, under half of a replica's load."""
+"""Promotions and rollbacks in a loop, under a third of what a replica can do."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from bench.inference.ours import Replica
 from bench.inference.report import Section, failures, ms, rate, times
 from bench.inference.targets import GrpcTarget
 
-_LOAD = 0.5
+_LOAD = 1 / 3
 _BEFORE_S, _EVERY_S, _WARM_UP_S, _SPARE_S = 5.0, 1.0, 1.0, 5.0
 _AFTER_S = 0.25
 """A swap is felt until so long after it was answered."""

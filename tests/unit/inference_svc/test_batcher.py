@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from inference_svc import batcher as batcher_module
 from inference_svc.admission import Admission, Priority, Terms
-from inference_svc.batcher import INLINE_S, Batcher
+from inference_svc.batcher import AHEAD_S, INLINE_S, Batcher
 from inference_svc.costs import Cost
 from inference_svc.lane import Lane, Work
 from inference_svc.registry import LoadedModel
@@ -165,7 +165,7 @@ async def test_a_long_call_leaves_the_event_loop_free_and_what_comes_meanwhile_i
 
 async def test_behind_a_call_that_runs_there_is_one_and_only_one_that_is_full() -> None:
     go_on = threading.Event()
-    slow, recorder = model(lambda: go_on.wait(10) and None, Cost(1.0, 0.0))
+    slow, recorder = model(lambda: go_on.wait(10) and None, Cost(AHEAD_S, 0.0))
     service = batcher(most_rows=2)
     finished: list[Work] = []
     service.submit(slow, np.array([[0.0]]), Terms(), finished.append)
@@ -185,8 +185,8 @@ async def test_behind_a_call_that_runs_there_is_one_and_only_one_that_is_full() 
 
 
 async def test_a_model_that_never_rests_leaves_the_thread_to_another() -> None:
-    busy, busy_recorder = model(lambda: time.sleep(0.001), Cost(1.0, 0.0))
-    other, other_recorder = model(cost=Cost(1.0, 0.0))
+    busy, busy_recorder = model(lambda: time.sleep(0.001), Cost(AHEAD_S, 0.0))
+    other, other_recorder = model(cost=Cost(AHEAD_S, 0.0))
     service = batcher(most_rows=1, threads=1)
     finished: list[Work] = []
 
@@ -206,7 +206,7 @@ async def test_a_model_that_never_rests_leaves_the_thread_to_another() -> None:
 
 async def test_what_is_given_up_or_late_behind_a_call_is_not_run() -> None:
     go_on = threading.Event()
-    slow, recorder = model(lambda: go_on.wait(10) and None, Cost(1.0, 0.0))
+    slow, recorder = model(lambda: go_on.wait(10) and None, Cost(AHEAD_S, 0.0))
     service = batcher(most_rows=3)
     finished: list[Work] = []
     service.submit(slow, np.array([[0.0]]), Terms(), finished.append)
@@ -228,39 +228,46 @@ async def test_what_is_given_up_or_late_behind_a_call_is_not_run() -> None:
     service.close()
 
 
-async def test_short_calls_go_on_beside_a_long_one_of_their_model() -> None:
-    go_on = threading.Event()
-    loop_thread = threading.current_thread()
-
-    def wait_on_a_thread() -> None:
-        if threading.current_thread() is not loop_thread:
-            go_on.wait(10)
-
-    slow, recorder = model(wait_on_a_thread, Cost(0.0, INLINE_S / 3))
+async def test_the_rest_of_a_request_does_not_overtake_its_beginning() -> None:
+    """Ten rows, of which eight are a long call and two a short one."""
+    slow, recorder = model(lambda: time.sleep(0.02), Cost(0.0, INLINE_S / 3))
     service = batcher(most_rows=8)
     finished: list[Work] = []
-    service.submit(slow, np.full((8, 1), 5.0), Terms(), finished.append)
-    await asyncio.sleep(0)
-    service.submit(slow, np.array([[1.0]]), Terms(), finished.append)
+    work = service.submit(slow, np.arange(10.0).reshape(-1, 1), Terms(), finished.append)
     await until(lambda: len(finished) == 1)
-    assert recorder.calls == [[1.0]]
-    go_on.set()
-    await until(lambda: len(finished) == 2)
+    assert work.shapes == [(8, 8), (2, 2)]
+    assert recorder.calls == [[0.0, 1.0, 2.0, 3.0, 4.0, 5.0, 6.0, 7.0], [8.0, 9.0]]
     service.close()
 
 
-async def test_an_error_of_ours_on_a_thread_ends_its_works_and_nothing_else(monkeypatch: pytest.MonkeyPatch) -> None:
-    slow, recorder = model(cost=Cost(1.0, 0.0))
-    service = batcher()
+async def test_a_call_that_would_be_in_the_way_for_long_is_not_placed_behind_another() -> None:
+    go_on = threading.Event()
+    slow, recorder = model(lambda: go_on.wait(10) and None, Cost(2 * AHEAD_S, 0.0))
+    service = batcher(most_rows=1)
+    finished: list[Work] = []
+    for value in (1.0, 2.0):
+        service.submit(slow, np.array([[value]]), Terms(), finished.append)
+        await asyncio.sleep(0)
+    service.submit(slow, np.array([[3.0]]), Terms(Priority.HIGH), finished.append)
+    go_on.set()
+    await until(lambda: len(finished) == 3)
+    assert recorder.calls == [[1.0], [3.0], [2.0]]
+    service.close()
+
+
+@pytest.mark.parametrize("long", [False, True])
+async def test_an_error_of_ours_ends_its_works_and_nothing_else(monkeypatch: pytest.MonkeyPatch, long: bool) -> None:
+    made, recorder = model(cost=Cost(AHEAD_S, 0.0) if long else None)
+    service = batcher(most_rows=1)
     finished: list[Work] = []
     with monkeypatch.context() as patched:
         patched.setattr(batcher_module, "run", _broken)
-        broken = service.submit(slow, np.array([[1.0]]), Terms(), finished.append)
-        await until(lambda: len(finished) == 1)
-    assert isinstance(broken.error, RuntimeError)
-    service.submit(slow, np.array([[2.0]]), Terms(), finished.append)
-    await until(lambda: len(finished) == 2)
-    assert recorder.calls == [[2.0]]
+        broken = [service.submit(made, np.array([[value]]), Terms(), finished.append) for value in (1.0, 2.0)]
+        await until(lambda: len(finished) == 2)
+    assert all(isinstance(work.error, RuntimeError) for work in broken)
+    service.submit(made, np.array([[3.0]]), Terms(), finished.append)
+    await until(lambda: len(finished) == 3)
+    assert recorder.calls == [[3.0]]
     service.close()
 
 
@@ -342,16 +349,16 @@ async def test_a_pause_of_the_loop_is_held_against_no_call_that_comes_after_it()
 async def test_a_call_of_high_priority_is_not_refused_for_what_it_overtakes() -> None:
     go_on = threading.Event()
     slow, _ = model(lambda: go_on.wait(10) and None, Cost(100.0, 0.0))
-    service = batcher(most_rows=1, target_s=390.0)
+    service = batcher(most_rows=1, target_s=250.0)
     finished: list[Work] = []
-    for _ in range(3):  # one that runs, one behind it, and one that waits
+    for _ in range(2):
         service.submit(slow, np.array([[1.0]]), Terms(Priority.LOW), finished.append)
         await asyncio.sleep(0)
     with pytest.raises(ResourceExhaustedError):
         service.submit(slow, np.array([[1.0]]), Terms(Priority.LOW), finished.append)
     service.submit(slow, np.array([[1.0]]), Terms(Priority.HIGH), finished.append)
     go_on.set()
-    await until(lambda: len(finished) == 4)
+    await until(lambda: len(finished) == 3)
     service.close()
 
 
