@@ -27,7 +27,6 @@ from runtime.errors import DeadlineExceededError
 INLINE_S = 0.00025
 """Calls that are expected to take no longer run on the event loop: to hand them over would cost as much."""
 
-
 AHEAD_S = 0.005
 """A call that is expected to take no longer may be placed behind one that runs: nothing overtakes it there."""
 

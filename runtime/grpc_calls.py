@@ -46,13 +46,9 @@ class InternalError(QuantmeshError):
         super().__init__("internal error; the service's log says more", reason="INTERNAL")
 
 
-def too_many(what: str, most: int) -> ResourceExhaustedError:
-    """The refusal of one more of `what`, such as calls, while so many are in flight."""
-    return ResourceExhaustedError(
-        f"{most} {what} are in flight, and no more may be: try again later",
-        reason="TOO_MANY_CALLS",
-        retry_after_s=0.05,
-    )
+def too_many(why: str) -> ResourceExhaustedError:
+    """The refusal of one call more than may be in flight."""
+    return ResourceExhaustedError(f"{why}: try again later", reason="TOO_MANY_CALLS", retry_after_s=0.05)
 
 
 def message_too_large(most_bytes: int) -> ResourceExhaustedError:

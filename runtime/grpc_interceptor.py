@@ -147,7 +147,7 @@ class _Room:
 
     def __enter__(self) -> None:
         if not self._free:
-            raise too_many(self._what, self._most)
+            raise too_many(f"{self._most} {self._what} are in flight, and no more may be")
         self._free -= 1
 
     def __exit__(self, *_: object) -> None:

@@ -24,7 +24,7 @@ class LimitMetrics(Collector):
         """`admin` is the Unix socket of Envoy's admin interface."""
         self._admin = admin
 
-    def describe(self) -> Iterator[Metric]:
+    def describe(self) -> Iterator[CounterMetricFamily | GaugeMetricFamily]:
         """The metrics, without asking."""
         yield CounterMetricFamily(
             "quantmesh_surplus_calls_refused",
@@ -41,9 +41,5 @@ class LimitMetrics(Collector):
         values = dict(line.split(": ", 1) for line in told.splitlines() if ": " in line)
         for metric, name in zip(self.describe(), (_REFUSED, _LIMIT), strict=True):
             if name in values:
-                metric.add_sample(_sample(metric), {}, float(values[name]))
+                metric.add_metric([], float(values[name]))
                 yield metric
-
-
-def _sample(metric: Metric) -> str:
-    return f"{metric.name}_total" if metric.type == "counter" else metric.name

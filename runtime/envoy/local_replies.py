@@ -7,7 +7,7 @@ from http import HTTPStatus
 
 from runtime.envoy.values import Json
 from runtime.errors import ResourceExhaustedError
-from runtime.grpc_calls import message_too_large
+from runtime.grpc_calls import message_too_large, too_many
 from runtime.grpc_errors import status_code, to_headers
 from runtime.grpc_failure import Failure
 from runtime.rest.bodies import too_large
@@ -16,11 +16,7 @@ from runtime.rest.problems import MEDIA_TYPE, Problem, details_of, problem_of
 
 def local_replies(max_message_bytes: int) -> Sequence[Json]:
     """The replies to a call that is one too many (`runtime.envoy.limit`), and to a body that no buffer holds."""
-    surplus = ResourceExhaustedError(
-        "as many calls are in flight as can be answered in time: try again later",
-        reason="TOO_MANY_CALLS",
-        retry_after_s=0.05,
-    )
+    surplus = too_many("as many calls are in flight as can be answered in time")
     refused = Failure(status_code(surplus), surplus.message, surplus.reason, (), surplus.retry_after_s)
     return [
         _grpc(HTTPStatus.TOO_MANY_REQUESTS, surplus),
